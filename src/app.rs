@@ -1,7 +1,7 @@
 //! Builds the application and runs it: connect, type-check, consume. Stops in the reverse order.
 //!
-//! HTTP starts first and stops last, so that probes are accurate while a service is awaited and while the last records drain. A service that does not
-//! answer at the start is waited for, like one that goes away later.
+//! HTTP starts first and stops last, so that probes are accurate while a service is awaited and while the last records drain. If a service does not
+//! answer at the start, the application waits for it, just as it waits for one that goes away later.
 
 mod build;
 mod check;
@@ -51,28 +51,28 @@ pub use reload::Taken;
 use services::Services;
 use threads::Threads;
 
-/// What closing consumers and HTTP may take beyond `shutdown_timeout`.
+/// How long closing consumers and HTTP may take beyond `shutdown_timeout`.
 pub(crate) const GRACE: Duration = Duration::from_secs(15);
 
-/// What metrics call the runtime that is no loop's.
+/// The name in metrics of the runtime that belongs to no loop.
 const SHARED: &str = "shared";
 
 /// Why the application does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration is wrong, as far as live services tell.
+    /// The configuration is wrong, as far as live services can tell.
     #[error("{}", .0.human(false))]
     Config(Diagnostics),
-    /// What may come: the answer of a service, or a secret.
+    /// Something that may become available: the answer of a service, or a secret.
     #[error("{0}")]
     Away(String),
-    /// Something of the process itself could not be had: a port, a thread, a client whose properties librdkafka takes.
+    /// The process itself could not obtain something: a port, a thread, a client whose properties librdkafka accepts.
     #[error("{0}")]
     Process(String),
 }
 
 impl StartError {
-    /// Why a client of a pipeline cannot be made.
+    /// Why a client of a pipeline cannot be created.
     fn client(pipeline: &str, error: &(dyn std::error::Error + 'static)) -> StartError {
         let message = format!("pipeline {pipeline}: {error}");
         if error.is::<config::SecretError>() {
@@ -83,20 +83,20 @@ impl StartError {
     }
 }
 
-/// What is made before the runtime, and outlives it.
+/// What is created before the runtime and outlives it.
 #[derive(Clone)]
 pub struct Telemetry {
     /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// Where failures are reported, if anywhere.
+    /// Where failures are reported, if Sentry is configured.
     pub sentry: Option<Arc<Sentry>>,
-    /// Where spans of records go, if anywhere.
+    /// Where spans of records go, if tracing is configured.
     pub tracer: Option<Arc<Tracer>>,
 }
 
 impl Telemetry {
-    /// Metrics, and Sentry and traces where the configuration has them. To be called on the main thread, once, before a runtime starts. `breadcrumbs` is what
-    /// the log keeps its last lines in.
+    /// Metrics, and Sentry and traces if they are configured. Call it once, on the main thread, before a runtime starts. The log keeps its last lines in
+    /// `breadcrumbs`.
     pub fn new(config: &Config, breadcrumbs: Breadcrumbs) -> Result<Telemetry, StartError> {
         let metrics = Metrics::new().map_err(|e| StartError::Process(format!("metrics: {e}")))?;
         let sentry = config.sentry.as_ref().map(|from| sentry(from, breadcrumbs, &metrics));
@@ -142,18 +142,18 @@ fn tracer(from: &config::Tracing, metrics: &Metrics) -> Result<Arc<Tracer>, Star
     Ok(Arc::new(Tracer::new(options, metrics).map_err(|e| in_words(&e))?))
 }
 
-/// What a pipeline came to.
+/// How a pipeline ended.
 #[derive(Debug)]
 pub struct PipelineEnd {
     /// Its name.
     pub pipeline: String,
     /// How each of its loops ended.
     pub ends: Vec<End>,
-    /// Records still in the producer's queue when it was given up.
+    /// Records still in the producer's queue when it was abandoned.
     pub undelivered: i32,
 }
 
-/// What a stop came to.
+/// The result of a stop.
 #[derive(Debug)]
 pub struct StopSummary {
     /// Each pipeline.
@@ -169,31 +169,31 @@ impl StopSummary {
     }
 }
 
-/// What is known of one pipeline by those who look from outside.
+/// What probes and `/status` know of one pipeline.
 pub(crate) struct Known {
     pub(crate) name: String,
-    /// What its loops say of themselves.
+    /// The reported states of its loops.
     pub(crate) loops: Vec<Arc<LoopState>>,
-    /// Its steps as they are declared, and whether each has a cache.
+    /// Its steps as declared, and whether each has a cache.
     pub(crate) steps: Vec<(Arc<str>, bool)>,
 }
 
-/// The same of all.
+/// What probes and `/status` know of all pipelines.
 #[derive(Default)]
 pub(crate) struct Registered {
     pub(crate) pipelines: Vec<Known>,
-    /// Loops that a reload has given up, and their pipelines: another runs in their place, under the same name. Each is there until it has ended
-    /// after all.
+    /// Loops that a reload abandoned, and their pipelines. Another loop runs in their place under the same name. Each stays here until it has
+    /// ended after all.
     pub(crate) given_up: Vec<(String, Weak<LoopState>)>,
     pub(crate) breakers: Vec<Arc<Gate>>,
     pub(crate) prepared: bool,
     pub(crate) waiting_for: Option<Waiting>,
 }
 
-/// A service that is waited for.
+/// A service that the application waits for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Waiting {
-    /// What it said last.
+    /// Its last error.
     pub(crate) what: String,
     pub(crate) since: Instant,
 }
@@ -211,7 +211,7 @@ pub struct Reload {
 
 impl Reload {
     /// Reads the registry's login and certificates again, for all requests from now on, and the brokers' login, for all connections from now
-    /// on; the old ones stay where that fails. Sessions with the database look at their certificates and password, and log what comes of it.
+    /// on; if that fails, the old ones stay in use. Database sessions are told to check their certificates and password, and log the result.
     ///
     /// # Errors
     /// What cannot be used, in words.
@@ -233,11 +233,11 @@ impl Reload {
     }
 }
 
-/// The application while it runs.
+/// The running application.
 pub struct Running {
     /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// Where HTTP listens.
+    /// The address that HTTP listens on.
     pub http: SocketAddr,
     probe: Arc<AppProbe>,
     shared: Shared,
@@ -250,14 +250,15 @@ pub struct Running {
     http_stop: Option<oneshot::Sender<()>>,
     http_task: tokio::task::JoinHandle<()>,
     reload: Reload,
-    /// What runs.
+    /// The running configuration.
     config: Arc<Config>,
     sources: Sources,
-    /// What keeps the references, the registry's certificates and login, and the figures fresh; ends when dropped.
+    /// Keeps the references, the registry's certificates and login, and the metrics fresh; ends when dropped.
     _tasks: JoinSet<()>,
 }
 
-/// Connects, type-checks and starts everything. Waits for services that do not answer; `config` was checked offline.
+/// Connects, type-checks and starts everything. Waits for services that do not answer; `config` must have been checked
+/// offline.
 pub async fn start(
     config: Config,
     sources: Sources,
@@ -267,7 +268,8 @@ pub async fn start(
     begin(config, sources, telemetry, customs, None, None, Shared::default()).await
 }
 
-/// The same, and no more is taken than `bounds` say. A service is waited for no longer than by a reload: somebody waits for the end.
+/// As [`start`], but takes only the records within `bounds`. It waits for a service no longer than a reload does, because somebody
+/// waits for it to finish.
 pub async fn start_within(
     config: Config,
     sources: Sources,
@@ -282,7 +284,7 @@ pub async fn start_within(
     }
 }
 
-/// The same with references that somebody else fills.
+/// As [`start`], with references that the caller fills.
 pub async fn start_with(
     config: Config,
     sources: Sources,
@@ -329,11 +331,11 @@ async fn begin(
         .map_err(|e| StartError::Process(format!("[http] listen = \"{}\": {e}", config.http.listen)))?;
     let http = server.address();
     let http_task = tokio::spawn(server.serve(probe.clone(), async move {
-        // Dropping the sender stops too.
+        // Dropping the sender stops the server too.
         let _ = http_stopped.await;
     }));
 
-    // What is renewed while services are waited for is another than this.
+    // Read before connecting, so that files that are renewed while services are awaited count as changed.
     let renewed = renewal::Credentials::of(&config);
     let mut services = Services::connect(&config, &sources, &shared).await?;
     if let Some(references) = references {
@@ -341,7 +343,7 @@ async fn begin(
     }
     metrics.watch_registry(services.registry.stats());
     if let Some(store) = &services.store {
-        // A look-up that asks a second replica early counts its repetitions where it was prepared.
+        // A look-up that asks a second replica early counts its repetitions in the session that prepared it.
         services::watch_driver(&metrics, SHARED, store);
     }
     let common = Common::new(services, telemetry, shared.clone(), http, customs.clone(), bounds);
@@ -349,7 +351,7 @@ async fn begin(
     let share = memory::share(&config, 0, wanted.len());
     metrics.budget_limit_bytes.of([]).set(memory::limit(&config) as i64);
     let built = build::pipelines(&config, &sources, &common, &wanted, share).await?;
-    // What waited has read them again: those of now are in use.
+    // While services were awaited, the certificates were read again: show the ones in use now.
     metrics.watch_certificates(Vec::new());
     metrics.watch_certificates(certificates);
 
@@ -396,12 +398,12 @@ async fn begin(
 }
 
 impl Running {
-    /// What can be read again, at SIGHUP.
+    /// What SIGHUP reads again.
     pub fn reload(&self) -> Reload {
         self.reload.clone()
     }
 
-    /// What `/status` answers.
+    /// The content of `/status`.
     pub fn status(&self) -> serde_json::Value {
         crate::http::Probe::status(&*self.probe)
     }
@@ -420,7 +422,7 @@ impl Running {
     /// Waits until a pipeline has this many partitions.
     ///
     /// # Errors
-    /// In words: that it halted, or had not got them in time.
+    /// In words: it halted, or did not get them in time.
     pub async fn joined(&self, pipeline: &str, partitions: usize, limit: Duration) -> Result<(), String> {
         let deadline = Instant::now() + limit;
         loop {
@@ -440,24 +442,24 @@ impl Running {
         }
     }
 
-    /// Returns when every loop has ended by itself: nothing is left to run.
+    /// Returns when every loop has ended by itself, so that nothing is left to run.
     pub async fn all_halted(&mut self) {
         while !self.pipelines.iter().all(RunningPipeline::has_ended) {
-            // A sender of it is here: it does not close.
+            // `self` holds a sender, so the channel does not close.
             self.ended.1.recv().await;
         }
     }
 
-    /// Drains every pipeline, delivers what is queued, commits, leaves the groups; HTTP goes last. It does not return while a step of one's own blocks
-    /// its thread: whoever cannot have that bounds it, and what is not committed runs again.
+    /// Drains every pipeline, delivers what is queued, commits, leaves the groups; HTTP stops last. It does not return while a custom step blocks its
+    /// thread. A caller that cannot accept this must bound the call; what is not committed then runs again.
     pub async fn stop(mut self) -> StopSummary {
         let began = Instant::now();
         let deadline = began + self.config.shutdown_timeout;
         for pipeline in &self.pipelines {
-            // No receiver: every loop has ended already.
+            // If there is no receiver, every loop has ended already.
             let _ = pipeline.stop.send(true);
         }
-        // It ends when it is dropped.
+        // The report ends when this is dropped.
         let mut reporter = JoinSet::new();
         reporter.spawn(stop::name_what_runs(
             self.shared.clone(),
@@ -470,17 +472,17 @@ impl Running {
             pipelines.push(pipeline.join(deadline).await);
         }
         drop(reporter);
-        // Nothing runs them any more, and whoever holds them last drops what they hold.
+        // No loop runs the custom steps any more; the last owner of each drops it.
         drop(std::mem::take(&mut self.common.customs).let_go());
         drop(self.http_stop.take());
-        // The server has its own bound on how long open requests may take.
+        // The server itself bounds how long open requests may take.
         let _ = (&mut self.http_task).await;
         tracing::info!(seconds = began.elapsed().as_secs_f64(), "stopped");
         StopSummary { pipelines }
     }
 }
 
-/// A client of the configuration's schema registry; nothing is asked yet.
+/// A client of the configured schema registry; it sends no request yet.
 ///
 /// # Errors
 /// What cannot be used, in words.
@@ -488,10 +490,10 @@ pub fn registry(config: &Config) -> Result<Registry, String> {
     services::registry(config).map_err(in_words)
 }
 
-/// The configuration's database as a check opens it, so that nothing there changes; none where it has none.
+/// The configured database, opened as a check opens it, so that nothing in it changes; none if none is configured.
 ///
 /// # Errors
-/// What cannot be used, or does not answer, in words.
+/// What cannot be used or does not answer, in words.
 pub async fn database(config: &Config) -> Result<Option<AnyStore>, String> {
     services::store(config, services::Purpose::Check)
         .await
@@ -505,7 +507,7 @@ fn in_words(error: NotPrepared) -> String {
     }
 }
 
-/// Findings as the diagnostics that `check` prints.
+/// Converts findings to the diagnostics that `check` prints.
 pub(crate) fn config_error(findings: Vec<Finding>, sources: &Sources) -> StartError {
     StartError::Config(findings_to_diagnostics(findings, sources))
 }

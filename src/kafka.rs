@@ -1,4 +1,4 @@
-//! What consumers and producers have in common in their use of librdkafka: properties, error classes, log lines.
+//! What consumers and producers share in their use of librdkafka: properties, error classes, log lines.
 
 pub mod asker;
 pub mod epoch;
@@ -19,26 +19,26 @@ use crate::config::{Assignor, GroupProtocol, Kafka, Pipeline, Property, SecretEr
 use crate::retry::Class;
 use crate::telemetry::limit::Limiter;
 
-/// What policy an error of librdkafka calls for.
+/// The error class, which decides the policy, of an error from librdkafka.
 pub fn classify(error: &KafkaError) -> Class {
     match error.rdkafka_error_code() {
         Some(code) => classify_code(code),
-        // Errors of the binding itself: a property or a string that librdkafka refuses, a client that cannot be made.
+        // Errors of the binding itself: librdkafka refuses a property or a string, or cannot create a client.
         None => Class::Fatal,
     }
 }
 
 fn classify_code(code: Code) -> Class {
     match code {
-        // The record itself is refused.
+        // The record itself is rejected.
         Code::MessageSizeTooLarge
-        // It is larger than a segment of the topic.
+        // The batch is larger than a segment of the topic.
         | Code::MessageBatchTooLarge
         | Code::InvalidMessage
         | Code::InvalidMessageSize
         | Code::InvalidRecord
         | Code::InvalidTimestamp => Class::Permanent,
-        // The client cannot go on.
+        // The client is unusable from here on.
         Code::Fatal
         | Code::Fenced
         | Code::ProducerFenced
@@ -48,13 +48,14 @@ fn classify_code(code: Code) -> Class {
         | Code::UnsupportedVersion
         | Code::UnsupportedForMessageFormat
         | Code::InvalidArgument => Class::Fatal,
-        // Brokers, leaders, topics and permissions come back; so does room in the queue. And what stood in a batch
-        // beside a record that is refused (`InvalidDifferentRecord`) the broker would take by itself.
+        // Brokers, leaders, topics and permissions come back, and the queue gets room again. If a batch is rejected
+        // because of another record in it (`InvalidDifferentRecord`), the broker would accept this record in a batch of
+        // its own.
         _ => Class::Transient,
     }
 }
 
-/// Properties that say who is trusted.
+/// Properties that set which authorities are trusted.
 const TRUSTED: [&str; 3] = ["ssl.ca.location", "ssl.ca.pem", "ssl.ca.certificate.stores"];
 
 /// Whether a property says where the brokers are, who the client is, or whom it trusts.
@@ -71,16 +72,16 @@ pub fn is_identity(name: &str) -> bool {
     starts.iter().any(|start| name.starts_with(start))
 }
 
-/// The authorities of the system, a file or a folder: librdkafka would leave it to OpenSSL, and one that is built from source looks for them where
-/// nobody has put any.
+/// The system's certificate authorities: a file or a directory. librdkafka would leave this to OpenSSL, and an OpenSSL built from source looks in
+/// a directory where nobody has put any.
 fn system_authorities() -> Option<String> {
     let found = openssl_probe::probe();
     let place = found.cert_file.or_else(|| found.cert_dir.into_iter().next())?;
     place.into_os_string().into_string().ok()
 }
 
-/// Properties that every client has, in the order in which later ones win, by librdkafka's own names: of two names of one, it would take that which
-/// comes last in no order.
+/// Properties of every client, under librdkafka's own names; later ones win. Aliases are resolved because librdkafka would apply two aliases of one
+/// property in no defined order.
 pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result<ClientConfig, SecretError> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", kafka.brokers.as_str());
@@ -98,7 +99,7 @@ pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result
     {
         config.set("ssl.ca.location", authorities);
     }
-    // librdkafka's `debug` lines come only at that level.
+    // librdkafka emits its `debug` lines only at that log level.
     let debug = config.get("debug").is_some();
     config.set_log_level(if debug {
         RDKafkaLogLevel::Debug
@@ -108,19 +109,19 @@ pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result
     Ok(config)
 }
 
-/// A consumer that reads what it is told to, for commands. librdkafka wants a group before it assigns: it is never joined, and nothing is
-/// committed to it but by the caller.
+/// A consumer for commands, which reads assigned partitions. librdkafka requires a group id before it assigns partitions. The consumer
+/// never joins the group, and only the caller commits to it.
 pub fn reader(kafka: &Kafka, pipeline: &[Property], group: &str) -> Result<ClientConfig, SecretError> {
     let mut config = client(kafka, &kafka.consumer_properties, pipeline)?;
     config.set("group.id", group);
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
-    // What is still there of what retention has overtaken is not to be skipped.
+    // If retention has removed the wanted offset, the records that are still there must not be skipped.
     config.set("auto.offset.reset", "earliest");
     Ok(config)
 }
 
-/// What a consumer prefetches at most, in bytes: 70 ms of 200,000 records/s of 600 bytes. Eight times as much took 70 MB more memory, and gave no speed.
+/// The most that a consumer prefetches, in bytes: 70 ms at 200,000 records/s of 600 bytes. Eight times as much took 70 MB more memory and was no faster.
 const PREFETCHED: usize = 8 * 1024 * 1024;
 
 /// librdkafka's default of `transaction.timeout.ms`.
@@ -129,15 +130,16 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_BYTES: usize = 1_000_000;
 
-/// How many addresses of brokers are configured.
+/// The number of broker addresses in the configuration.
 pub fn named(kafka: &Kafka) -> usize {
     kafka.brokers.split(',').count()
 }
 
-/// Between two reports of a client whose figures are shown. librdkafka queues them without a bound for a client that nobody polls: others have none.
+/// The interval between statistics reports. librdkafka queues them without a bound if nobody polls the client, so only clients whose statistics are
+/// exported have one.
 const REPORT_MS: &str = "1000";
 
-/// The consumer of a pipeline. `queue_bytes` bounds what librdkafka prefetches from so many `brokers`.
+/// The consumer of a pipeline. `queue_bytes` bounds what librdkafka prefetches from all `brokers` together.
 pub fn consumer(
     kafka: &Kafka,
     pipeline: &Pipeline,
@@ -149,16 +151,16 @@ pub fn consumer(
     let mut config = client(kafka, &kafka.consumer_properties, &source.properties)?;
     config.set("statistics.interval.ms", REPORT_MS);
     let queue = queue_bytes.min(PREFETCHED);
-    // What comes with the answer that fills the queue is beyond its bound, and unpacked it is several times as large. Each broker may give one answer
-    // more, as none knows of the others. A batch that is larger comes all the same, alone.
+    // The response that fills the queue may exceed the queue's bound, and is several times as large once decompressed. The brokers do not know of
+    // each other, so each may send one more response. A batch that is larger than the limit is still sent, alone.
     let answers = (queue / 4).clamp(MESSAGE_BYTES, 2 * 1024 * 1024);
     let own = |name: &str| config.get(name).and_then(|bytes| bytes.parse::<usize>().ok());
     let most = own("receive.message.max.bytes").map_or(usize::MAX, |most| most.saturating_sub(512));
-    // Not all of them lead partitions of it.
+    // Not every broker leads partitions of the topic.
     let least = (queue / 64).clamp(64 * 1024, 128 * 1024);
     let answer = (answers / brokers.max(1)).max(least).min(most);
-    // Below the largest message librdkafka makes no consumer, and what users set is to hold however many brokers there are today. Of a consumer the
-    // largest message bounds nothing but the first guess at what a batch of LZ4 unpacks to.
+    // librdkafka creates no consumer whose `fetch.max.bytes` is below `message.max.bytes`, and what users set must be valid whatever the number of
+    // brokers is today. For a consumer, `message.max.bytes` bounds only the first guess at the decompressed size of an LZ4 batch.
     let fetched = own("fetch.max.bytes").unwrap_or(answer);
     let largest = own("message.max.bytes").unwrap_or_else(|| fetched.min(answer).clamp(1000, MESSAGE_BYTES));
     let mut default = |name: &str, value: &str| {
@@ -175,13 +177,15 @@ pub fn consumer(
         &(queue / 32).clamp(64 * 1024, 1024 * 1024).to_string(),
     );
     default("fetch.wait.max.ms", "100");
-    // How long a full queue holds back the next fetch: librdkafka's second is an idle second for a fast pipeline.
+    // How long a full queue delays the next fetch. librdkafka's default of one second is an idle second for a fast
+    // pipeline.
     default("fetch.queue.backoff.ms", "20");
     default("enable.partition.eof", "false");
     config.set("group.id", source.group.as_str());
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
-    // Where a group begins is said with its partitions. This is for an offset that the log has no longer: what is still there is not to be skipped.
+    // Where a group starts is set when its partitions are assigned. This applies to an offset that the log no longer has: what is left must not be
+    // skipped.
     config.set("auto.offset.reset", "earliest");
     match source.group_protocol {
         GroupProtocol::Classic => {
@@ -205,10 +209,10 @@ pub fn consumer(
     Ok(config)
 }
 
-/// The `group.instance.id` of a pipeline's consumer by this number, if it has one.
+/// The `group.instance.id` of the pipeline's consumer with this number, if it has one.
 ///
-/// Under the classic protocol it ends in a digest of the topics. To a member that comes back by a name that they know, brokers give what it had before,
-/// whatever it subscribes to now (KAFKA-12759): with other topics it comes as another member. Under the other protocol they look at the topics.
+/// Under the classic protocol the id ends in a digest of the topics. Brokers give a returning static member its previous partitions, whatever it
+/// subscribes to now (KAFKA-12759). So with other topics it must return as another member. The other protocol compares the topics.
 pub fn instance(pipeline: &Pipeline, number: usize) -> Option<String> {
     let id = configured_instance(pipeline, number)?;
     Some(match pipeline.source.group_protocol {
@@ -222,7 +226,7 @@ pub fn instance(pipeline: &Pipeline, number: usize) -> Option<String> {
     })
 }
 
-/// What is configured of it: a number is appended where there are several.
+/// The configured part of the id. If there are several consumers, their number is appended.
 pub fn configured_instance(pipeline: &Pipeline, number: usize) -> Option<String> {
     let id = &pipeline.source.instance_id.as_ref()?.value;
     Some(match *pipeline.consumers > 1 {
@@ -234,20 +238,20 @@ pub fn configured_instance(pipeline: &Pipeline, number: usize) -> Option<String>
 /// librdkafka's default of `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
 
-/// A batch that topics take: no larger than the default of Java's producer, which few topics are made too small for. A larger record is a batch alone.
+/// A batch size that topics accept: the default of Java's producer, and few topics have a lower limit. A larger record is sent as a batch of its own.
 pub const SMALL_BATCH: usize = 16 << 10;
 
 /// How large a producer's batches may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchBytes {
-    /// Whatever users say.
+    /// The upper limit, even if users set more.
     pub most: usize,
-    /// Where they have not set `batch.size`.
+    /// The size if users have not set `batch.size`.
     pub unset: usize,
 }
 
 impl Default for BatchBytes {
-    /// As large as librdkafka makes them.
+    /// librdkafka's own default.
     fn default() -> BatchBytes {
         BatchBytes {
             most: usize::MAX,
@@ -256,8 +260,8 @@ impl Default for BatchBytes {
     }
 }
 
-/// The producer of a pipeline. `queue_bytes` bounds what librdkafka holds undelivered, and `batch` what it sends at once; with a `transactional_id` it has
-/// transactions.
+/// The producer of a pipeline. `queue_bytes` bounds the undelivered records that librdkafka holds, and `batch` the size of a batch. A `transactional_id`
+/// makes it transactional.
 pub fn producer(
     kafka: &Kafka,
     pipeline: &[Property],
@@ -268,8 +272,8 @@ pub fn producer(
     let mut config = client(kafka, &kafka.producer_properties, pipeline)?;
     config.set("statistics.interval.ms", REPORT_MS);
     let own = |name: &str| config.get(name).and_then(|number| number.parse::<usize>().ok());
-    // The brokers decide what is too large, and the budget does. A record that can never fit into the queue would be
-    // tried for ever.
+    // The brokers and the budget decide which record is too large. But a record that can never fit into the queue would
+    // be retried for ever.
     let room = own("queue.buffering.max.kbytes").map_or(usize::MAX, |kbytes| kbytes.saturating_mul(1024));
     let largest = own("message.max.bytes").unwrap_or(queue_bytes.clamp(1 << 20, 100 << 20).min(room));
     let mut default = |name: &str, value: &str| {
@@ -280,14 +284,15 @@ pub fn producer(
     default("enable.idempotence", "true");
     default("request.required.acks", "all");
     default("compression.codec", "lz4");
-    // Five, as elsewhere, adds its 5 ms to each record at low rates, and at high ones costs no less (docs/benchmarks.md).
+    // 5 ms, the usual default, adds 5 ms to each record at low rates and saves nothing at high rates
+    // (docs/benchmarks.md).
     default("queue.buffering.max.ms", "1");
     // Java's partitioner, so that Java and Messina send a key to the same partition.
     default("partitioner", "murmur2_random");
     match transactional_id {
-        // What can be retried is retried for as long as it takes: 0 is for ever.
+        // Retriable errors are retried without a limit: 0 means none.
         None => default("message.timeout.ms", "0"),
-        // Longer than its transaction no record can take; librdkafka sees to it.
+        // A record cannot take longer than its transaction; librdkafka enforces that.
         Some(id) => default("transactional.id", id),
     }
     default("message.max.bytes", &largest.to_string());
@@ -304,7 +309,7 @@ pub fn producer(
     Ok(config)
 }
 
-/// A line of librdkafka's own log.
+/// Logs a line of librdkafka's own log.
 pub fn log(pipeline: &str, level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
@@ -316,11 +321,11 @@ pub fn log(pipeline: &str, level: RDKafkaLogLevel, facility: &str, message: &str
     }
 }
 
-/// How often an error of one reason is logged.
+/// The shortest time between two log lines about the same error.
 pub const TOLD_EVERY: Duration = Duration::from_secs(10);
 
-/// An error that librdkafka reports outside of any call: a broker that went away, mostly. It reconnects by itself. That of a partition comes with each of
-/// its fetches, twice a second: `told` knows of those that were logged.
+/// Logs an error that librdkafka reports outside of any call: mostly a broker that went away, to which it reconnects by itself. The error of a partition
+/// is reported with each of its fetches, twice a second, so `told` limits how often each reason is logged.
 pub fn log_error(pipeline: &str, told: &Limiter<String>, error: &KafkaError, reason: &str) {
     let Some(suppressed) = told.admit(reason.to_owned(), Instant::now()) else {
         return;
@@ -332,7 +337,8 @@ pub fn log_error(pipeline: &str, told: &Limiter<String>, error: &KafkaError, rea
     }
 }
 
-/// Whether it does not pass by itself. Where a thread for a broker cannot be started, the partitions of that broker stand still.
+/// Whether the error will not pass by itself. If librdkafka cannot start the thread of a broker, the partitions of that broker
+/// stand still.
 fn is_grave(error: &KafkaError) -> bool {
     classify(error) == Class::Fatal || error.rdkafka_error_code() == Some(Code::CriticalSystemResource)
 }
@@ -360,7 +366,7 @@ mod tests {
         assert_eq!(trusted("\"security.protocol\" = \"ssl\", \"ssl.ca.pem\" = \"x\""), None);
     }
 
-    /// One pipeline, with these properties of all clients.
+    /// A configuration with one pipeline, and these properties for all clients.
     fn config_with(properties: &str) -> crate::config::Config {
         let toml = format!(
             "[kafka]\nbrokers = \"127.0.0.1:1,127.0.0.1:2\"\nproperties = {{ {properties} }}\n[registry]\nurl = \"http://r:8081\"\n\
@@ -377,7 +383,7 @@ mod tests {
             (1 << 20, ""),
             (8 << 20, "\"message.max.bytes\" = 10000000"),
             (64 << 10, "\"message.max.bytes\" = 1000"),
-            // However many brokers there are today.
+            // Whatever the number of brokers is today.
             (8 << 20, "\"fetch.max.bytes\" = 800000"),
             (8 << 20, "\"receive.message.max.bytes\" = 1000000"),
         ] {
@@ -420,7 +426,7 @@ mod tests {
         let every = |client: Result<ClientConfig, SecretError>| {
             client.unwrap().get("statistics.interval.ms").map(str::to_owned)
         };
-        // librdkafka's default is none.
+        // librdkafka's default is no reports.
         assert_eq!(every(client(kafka, &kafka.producer_properties, &[])), None);
         assert_eq!(every(reader(kafka, &[], "g")), None);
         let reports = Some(REPORT_MS.to_owned());
@@ -506,7 +512,7 @@ mod tests {
         assert!(room * 1024 > 200_000_000, "{room}");
     }
 
-    /// It would be refused for want of room, as often as it is sent, and never for its size.
+    /// Such a record would be refused for lack of room at every attempt, and never for its size.
     #[test]
     fn no_record_is_larger_than_a_queue_that_users_have_made_small() {
         let largest = |properties: &str| {

@@ -45,8 +45,8 @@ use crate::telemetry::traces::{PipelineTracer, Tracer};
 
 /// How often one kind of failure is logged.
 pub(super) const LOG_EVERY: Duration = Duration::from_secs(10);
-/// When a producer's breaker opens: its queue stands still and is full, or its deliveries fail. A queue that is full for a
-/// moment is only back-pressure.
+/// When a producer's breaker opens: its queue stays full because nothing is delivered, or deliveries fail. A queue that is
+/// full for a moment is only back-pressure.
 pub(super) fn sink_rules() -> Rules {
     Rules {
         many: 1000,
@@ -68,7 +68,7 @@ fn consumer_name(number: usize) -> String {
     format!("consumer-{number}")
 }
 
-/// What a pipeline's clients of librdkafka's are called in the metrics.
+/// The names in metrics of a pipeline's librdkafka clients.
 pub(super) fn clients(pipeline: &config::Pipeline) -> BTreeSet<String> {
     let numbers = 0..(*pipeline.consumers).max(1);
     let mut names: BTreeSet<String> = numbers.clone().map(consumer_name).collect();
@@ -83,40 +83,40 @@ pub(super) fn clients(pipeline: &config::Pipeline) -> BTreeSet<String> {
     names
 }
 
-/// What the breaker of a pipeline's producer is called.
+/// The name of the breaker of a pipeline's producer.
 pub(super) fn sink_gate(pipeline: &str) -> String {
     format!("sink {pipeline}")
 }
 
-/// Over what the share of dead letters is judged.
+/// The window over which the share of dead letters is computed.
 const LIMITS_WINDOW: Window = Window {
     length: Duration::from_secs(60),
     minimum: 1000,
 };
 
-/// What a loop's thread adds to its parts.
+/// What a loop's thread contributes to its parts.
 #[derive(Clone)]
 pub(super) struct LoopContext {
-    /// How it is told to stop.
+    /// Signals the loop to stop.
     pub(super) stop: watch::Receiver<bool>,
     /// Its runtime.
     pub(super) io: Handle,
     /// The thread's session with the database.
     pub(super) store: Option<Arc<AnyStore>>,
-    /// How long its thread rests at a time.
+    /// How long the thread may rest at a time.
     pub(super) rest: Arc<Rest>,
 }
 
-/// Makes the parts of one loop, on its thread; again for each consumer that has to take the place of another.
+/// Creates the parts of one loop, on its thread; called again whenever the consumer has to be replaced.
 pub(super) type MakeParts = Box<dyn FnMut(LoopContext) -> Result<Parts, String> + Send>;
 
 /// A pipeline that is ready to be started.
 pub(super) struct Built {
-    /// Its name, and what others see of it.
+    /// Its name, and what probes and `/status` see of it.
     pub(super) known: Known,
     /// Its memory, in bytes.
     pub(super) share: usize,
-    /// What its consumers publish with; under transactions, what the first does.
+    /// The output that all its consumers share; with transactions, the first consumer's.
     pub(super) output: Arc<SharedOutput>,
     pub(super) parts: Vec<MakeParts>,
     /// Its producer's breaker.
@@ -124,18 +124,18 @@ pub(super) struct Built {
     pub(super) sampled: Sampled,
 }
 
-/// What counts for itself in a pipeline, and the series that show it.
+/// Parts of a pipeline that keep their own counts, and the series that export these.
 #[derive(Default)]
 pub(super) struct Sampled {
-    /// Each with what it said last.
+    /// Each with the counts that were exported last.
     pub(super) caches: Vec<(Arc<Cache>, CacheMetrics, CacheStats)>,
     groups: Vec<(Arc<GroupStats>, GroupMetrics, (u64, u64))>,
 }
 
-/// The same of all pipelines that run, by name.
+/// The same for all running pipelines, by name.
 pub(super) type AllSampled = Arc<Mutex<BTreeMap<String, Sampled>>>;
 
-/// What all pipelines are made with, at the start and at each reload.
+/// What all pipelines are built with, at the start and at each reload.
 pub(super) struct Common {
     pub(super) services: Services,
     pub(super) metrics: Arc<Metrics>,
@@ -144,7 +144,7 @@ pub(super) struct Common {
     tracer: Option<Arc<Tracer>>,
     pub(super) http: SocketAddr,
     pub(super) customs: CustomSteps,
-    /// What a replay takes; none takes all.
+    /// Which records a replay takes; none takes all.
     bounds: Option<Arc<Bounds>>,
     store: Arc<Gate>,
     mongo: Arc<Gate>,
@@ -197,7 +197,7 @@ impl Common {
     }
 }
 
-/// Prepares these pipelines, each of which may take `share` bytes; services that do not answer are waited for.
+/// Prepares these pipelines, each of which may use `share` bytes; waits for services that do not answer.
 pub(super) async fn pipelines(
     config: &Config,
     sources: &Sources,
@@ -249,7 +249,7 @@ pub(super) async fn pipelines(
                 }
                 Err(NotPrepared::Unavailable(failure)) => {
                     wait(shared, &failure.message, &mut attempt, &mut jitter).await;
-                    // Its login may be what is wrong, and nobody else reads it before everything runs.
+                    // The registry's login may be the cause, and before everything runs nothing else reads it again.
                     if failure.reason == "registry"
                         && let Err(error) = read_registry_again(config, &services.registry)
                     {
@@ -275,7 +275,8 @@ pub(super) async fn pipelines(
     Ok(built)
 }
 
-/// The same for the same consumer of the same place, and for no two at once: a process ends what its forerunner left open.
+/// The transactional id: stable for the same consumer at the same place, so that a process aborts the transaction that its
+/// predecessor left open, and never used by two at once.
 fn transactional_id(pipeline: &config::Pipeline, http: SocketAddr, number: usize) -> String {
     let instance = match &pipeline.source.instance_id {
         Some(id) => id.value.clone(),
@@ -327,7 +328,7 @@ fn build(
     let consumers = (*pipeline.consumers).max(1);
 
     let exactly_once = *pipeline.delivery == config::Delivery::ExactlyOnce;
-    // Transactions are a producer's own, so each consumer has one for itself.
+    // Transactions belong to a producer, so each consumer needs a producer of its own.
     let producers = if exactly_once { consumers } else { 1 };
     let mut outputs = Vec::new();
     for number in 0..producers {
@@ -400,7 +401,7 @@ fn build(
                 Ok(consumer)
             }
         };
-        // The first one now: what is wrong with its properties ends the start.
+        // Created now, so that wrong properties end the start.
         let first = make_consumer().map_err(|e| StartError::client(&name, &*e))?;
         let mut first = Some(Early::new(first));
         let max_in_flight = (*pipeline.max_in_flight / consumers).max(1);
@@ -428,7 +429,8 @@ fn build(
             };
             move || match &shared {
                 Some(shared) => shared.get(|| make(None)),
-                // A transactional id is taken once by each producer, so a consumer that is made anew gets a new one of the same id.
+                // A producer registers its transactional id only once, so a recreated consumer gets a new producer with the same
+                // id.
                 None => make(id.as_deref().map(|id| (number, id))),
             }
         };
@@ -488,7 +490,7 @@ fn build(
     })
 }
 
-/// Brings the figures of caches and grouped writes into the metrics, once a second, for as long as the application runs.
+/// Exports the counts of caches and grouped writes to the metrics once a second, as long as the application runs.
 pub(super) async fn sample(sampled: AllSampled, references: Shown, metrics: Arc<Metrics>) {
     let mut interval =
         tokio::time::interval_at((Instant::now() + Duration::from_secs(1)).into(), Duration::from_secs(1));
@@ -539,7 +541,7 @@ mod tests {
     use super::*;
     use crate::app::services::Purpose;
 
-    /// A registry without schemas. Whoever it refuses finds the right token in the file the next time.
+    /// A registry without schemas. After it has refused a request, the token file contains the right token.
     async fn registry(listener: TcpListener, file: PathBuf) {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = Vec::new();

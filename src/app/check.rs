@@ -12,14 +12,15 @@ use crate::pipeline::prepare::{NotPrepared, prepare};
 use crate::pipeline::program::misnamed;
 use crate::pipeline::schemas::Registering;
 
-/// Checks everything that live services tell, with no effect on any of them: what is found, and why that is not all where one does not answer.
+/// Checks everything that live services can tell, without any effect on them. Returns the findings, and an error if a service does not answer,
+/// so that the findings are incomplete.
 pub async fn check_online(
     config: &Config,
     sources: &Sources,
     customs: &CustomSteps,
 ) -> (Diagnostics, Result<(), String>) {
     let certificates = around::certificates(config).await;
-    // A certificate that has run out is why a service cannot be reached.
+    // An expired certificate explains why a service cannot be reached.
     let expired = certificates.iter().filter(|(_, warning)| !warning);
     let expired: String = expired.map(|(finding, _)| format!("; {}", finding.message)).collect();
     let certificates = certificates.into_iter();
@@ -28,7 +29,8 @@ pub async fn check_online(
         .collect();
     let asked = services_say(config, sources, customs, &mut all).await;
     let asked = asked.map_err(|unavailable| format!("{unavailable}{expired}"));
-    // Who prepares a pipeline tells the same, as an error; none is prepared where a service is away or cannot be asked.
+    // Preparing a pipeline reports the same, as an error, but no pipeline is prepared if a service is away or cannot be
+    // asked.
     for own in check_customs(config, sources, customs).iter() {
         if !all.iter().any(|f| f.place == own.place && f.message == own.message) {
             all.push(own.clone());
@@ -37,7 +39,8 @@ pub async fn check_online(
     (Diagnostics::new(all), asked)
 }
 
-/// What the program's own steps tell. One that has none is mostly not the one that runs the configuration: what it does not have is a warning there.
+/// Checks the custom steps against those of the program. A program without custom steps is usually not the one that runs the configuration, so a
+/// missing step is only a warning there.
 pub fn check_customs(config: &Config, sources: &Sources, customs: &CustomSteps) -> Diagnostics {
     let plain = customs.names().next().is_none();
     let steps = config.pipelines.values().flat_map(|pipeline| &pipeline.steps);
@@ -48,7 +51,7 @@ pub fn check_customs(config: &Config, sources: &Sources, customs: &CustomSteps) 
     Diagnostics::new(findings.flatten().map(|f| diagnostic(f, sources, plain)).collect())
 }
 
-/// Adds what the services tell; fails where one does not answer.
+/// Adds the findings from the services; fails if one does not answer.
 async fn services_say(
     config: &Config,
     sources: &Sources,
@@ -121,7 +124,7 @@ fn diagnostic(finding: Finding, sources: &Sources, warning: bool) -> Diagnostic 
     }
 }
 
-/// Findings as the diagnostics that people read.
+/// Converts findings to diagnostics for people.
 pub fn findings_to_diagnostics(findings: Vec<Finding>, sources: &Sources) -> Diagnostics {
     Diagnostics::new(findings.into_iter().map(|f| diagnostic(f, sources, false)).collect())
 }
@@ -152,7 +155,7 @@ mod tests {
         }
     }
 
-    /// A pipeline with one step of one's own, which has one `bind`.
+    /// A pipeline with one custom step, which has one `bind`.
     fn loaded(registry: &str, step: &str, bind: &str) -> (Config, Sources) {
         let text = format!(
             "[kafka]\nbrokers = \"k:1\"\n[registry]\n{registry}\n[pipelines.p]\n\

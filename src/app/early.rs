@@ -13,18 +13,18 @@ use rdkafka::consumer::{Consumer, StreamConsumer};
 
 use crate::source::context::{self, SourceContext};
 
-/// Between two looks for reports.
+/// The interval between two drains of the reports.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// A consumer whose reports are taken until its loop begins.
+/// A consumer whose reports are drained until its loop begins.
 pub(super) struct Early {
     consumer: Arc<StreamConsumer<SourceContext>>,
-    /// Locked while reports are taken.
+    /// Whether the loop has taken the consumer. Locked while reports are drained.
     taken: Arc<Mutex<bool>>,
 }
 
 impl Early {
-    /// From now on its reports are taken; it has not subscribed.
+    /// Starts to drain its reports; it has not subscribed yet.
     pub(super) fn new(consumer: Arc<StreamConsumer<SourceContext>>) -> Early {
         consumer.context().waits(true);
         let taken = Arc::new(Mutex::new(false));
@@ -33,7 +33,7 @@ impl Early {
             loop {
                 tokio::time::sleep(EVERY).await;
                 let given = given.lock().unwrap_or_else(PoisonError::into_inner);
-                // Without an owner there will be no loop.
+                // If nothing owns the consumer any more, no loop will start.
                 match of.upgrade() {
                     Some(consumer) if !*given => context::take_reports(&consumer),
                     _ => return,
@@ -43,7 +43,7 @@ impl Early {
         Early { consumer, taken }
     }
 
-    /// Gives it to its loop.
+    /// Hands the consumer to its loop.
     pub(super) fn take(self) -> Arc<StreamConsumer<SourceContext>> {
         *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.consumer.context().waits(false);

@@ -24,22 +24,22 @@ use crate::store::AnyStore;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::{Report, Sentry};
 
-/// One pipeline that runs.
+/// A running pipeline.
 pub(super) struct RunningPipeline {
     pub(super) name: String,
     /// Its memory, in bytes.
     pub(super) share: usize,
     pub(super) output: Arc<SharedOutput>,
     pub(super) loops: Vec<RunningLoop>,
-    /// Loops that have not ended.
+    /// The number of loops that have not ended.
     pub(super) alive: Arc<AtomicUsize>,
     pub(super) stop: watch::Sender<bool>,
 }
 
-/// One of its loops.
+/// A running loop of a pipeline.
 pub(super) struct RunningLoop {
     pub(super) task: JoinHandle<End>,
-    /// Where it runs; gone when all loops there have ended.
+    /// The thread that it runs on; gone when all loops there have ended.
     pub(super) thread: Weak<LoopThread>,
     pub(super) state: Arc<LoopState>,
 }
@@ -49,8 +49,9 @@ impl RunningPipeline {
         self.alive.load(Ordering::Acquire) == 0
     }
 
-    /// Leaves the loops that have not ended to themselves, and gives their states, each there until its loop has ended after all. What they have
-    /// not committed runs again. Their threads take no others, for whatever holds such a loop may hold its thread; but a consumer is closed beside it.
+    /// Abandons the loops that have not ended, and returns their states, each of which exists until its loop has ended after all. What they have not
+    /// committed runs again. Their threads get no more loops, because whatever blocks the loop may block the thread; a loop that is only closing its
+    /// consumer does so on another thread, and leaves its own usable.
     pub(super) fn give_up(&mut self) -> Vec<Weak<LoopState>> {
         let (ended, given_up): (Vec<_>, Vec<_>) = std::mem::take(&mut self.loops)
             .into_iter()
@@ -71,7 +72,7 @@ impl RunningPipeline {
     pub(super) async fn join(self, deadline: Instant) -> PipelineEnd {
         let mut ends = Vec::new();
         for of_loop in self.loops {
-            // Its panics are caught: only a runtime that is gone takes a loop along.
+            // Panics of the loop are caught, so the task fails only if its runtime is gone.
             let gone = |_| End::Halted(Failure::fatal("internal", "the runtime of the loop has ended"));
             ends.push(of_loop.task.await.unwrap_or_else(gone));
         }
@@ -92,7 +93,7 @@ impl RunningPipeline {
     }
 }
 
-/// The life of one consumer: the session of its thread, then the loop.
+/// The life of one consumer: opens the session of its thread, then runs the loop.
 async fn run_loop(
     config: &Config,
     thread: &LoopThread,
@@ -116,7 +117,7 @@ async fn run_loop(
 }
 
 impl Running {
-    /// Starts the loops of a pipeline. One whose thread cannot be started is shown as halted.
+    /// Starts the loops of a pipeline. A loop whose thread cannot be started is shown as halted.
     pub(super) fn launch(&mut self, built: Built) -> Result<(), StartError> {
         let Built {
             share,
@@ -129,14 +130,14 @@ impl Running {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let (name, states) = (known.name.clone(), known.loops.clone());
         shared.pipelines.push(known);
-        // By name, however often they are replaced.
+        // Keeps them sorted by name, however often they are replaced.
         shared.pipelines.sort_by(|one, other| one.name.cmp(&other.name));
         shared.breakers.push(sink);
         drop(shared);
         let mut all = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(name.clone(), sampled);
         drop(all);
-        // Those before it have ended, and their breaker with them.
+        // The loops of a predecessor have ended, and so has its breaker.
         self.metrics.halted.of([&name]).set(0);
         self.metrics.breaker_state.of([&build::sink_gate(&name)]).set(0);
         if let Some(pipeline) = self.config.pipelines.get(&name) {
@@ -163,7 +164,7 @@ impl Running {
             let pipeline = name.clone();
             let thread = match self.threads.next(&self.metrics) {
                 Ok(thread) => thread,
-                // The others run, and can be stopped.
+                // The other loops run, and can be stopped.
                 Err(error) => {
                     let why = format!("cannot start a thread: {error}");
                     let (sentry, failure) = (self.common.sentry.as_deref(), Failure::fatal("thread", why.clone()));
@@ -178,9 +179,9 @@ impl Running {
             let task = io.spawn(async move {
                 let _tell = tell;
                 let end = caught(run_loop(&config, &thread, store, credentials, make, stop, &of_loop)).await;
-                // Before anybody hears of it: the place is free.
+                // Before the end is reported, so that a successor finds the thread's place free.
                 drop(thread);
-                // One that was given up has a successor under its name.
+                // An abandoned loop has a successor under the same name: do not report it as halted.
                 if let End::Halted(failure) = &end
                     && kept.has_changed().is_ok()
                 {
@@ -206,20 +207,20 @@ impl Running {
     }
 }
 
-/// How a loop ends; a panic is one of the ways, told like the others.
+/// How a loop ended. A panic is reported like any other end.
 async fn caught(run: impl Future<Output = End>) -> End {
-    // What it worked on is dropped with it.
+    // Unwind safe, because everything that it worked on is dropped with it.
     let ended = AssertUnwindSafe(run).catch_unwind().await;
     ended.unwrap_or_else(|_| End::Halted(Failure::fatal("panic", "it panicked")))
 }
 
-/// Says of a loop that it does not go on.
+/// Reports that a loop has halted.
 fn tell_halted(metrics: &Metrics, sentry: Option<&Sentry>, pipeline: &str, state: &LoopState, failure: &Failure) {
     metrics.halted.of([pipeline]).inc();
     let stage = failure.stage();
     let class = failure.class.as_str();
     if let Some(sentry) = sentry {
-        // Where a record was the cause it has been reported with its topic, and this is one more of the kind.
+        // If a record was the cause, it was reported with its topic already; this report is one more of its kind.
         sentry.report(Report {
             pipeline,
             step: stage,
@@ -230,13 +231,13 @@ fn tell_halted(metrics: &Metrics, sentry: Option<&Sentry>, pipeline: &str, state
         });
     }
     if state.halted(&failure.to_string()) {
-        // Before its first round, or between two consumers, or by a panic.
+        // The loop has not reported it: it halted before its first round, between two consumers, or by a panic.
         metrics.failures_total.of([pipeline, stage, class, "fatal"]).inc();
         tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
     }
 }
 
-/// Tells, when it is dropped, that a loop has ended.
+/// Reports, when dropped, that a loop has ended.
 struct Tell {
     alive: Arc<AtomicUsize>,
     ended: mpsc::UnboundedSender<()>,
@@ -245,7 +246,7 @@ struct Tell {
 impl Drop for Tell {
     fn drop(&mut self) {
         self.alive.fetch_sub(1, Ordering::Release);
-        // Whoever waits for it may have gone.
+        // The receiver may be gone.
         let _ = self.ended.send(());
     }
 }
@@ -319,7 +320,7 @@ mod tests {
     fn a_halt_without_a_record_is_reported_once() {
         let metrics = Metrics::new().unwrap();
         let options = SentryOptions {
-            // Nobody listens there.
+            // Nothing listens there.
             dsn: "http://public@127.0.0.1:9/1".to_owned(),
             environment: None,
             sample_rate: 1.0,

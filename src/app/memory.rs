@@ -6,20 +6,21 @@
 
 use crate::config::{Config, Pipeline, StepKind};
 
-/// Less than this is nothing to share out, whatever the limit says: the check has warned of less for each pipeline.
+/// The least that is divided, whatever the limit is; the check has already warned if each pipeline gets less.
 const LEAST: usize = 1 << 20;
 
-/// All of the process's memory, in bytes.
+/// The memory limit of the whole process, in bytes.
 pub(crate) fn limit(config: &Config) -> usize {
     usize::try_from(config.limits.memory.bytes()).unwrap_or(usize::MAX)
 }
 
-/// The share of each of `fresh` pipelines beside others that keep `kept` bytes.
+/// The share of each of `fresh` new pipelines, beside others that keep `kept` bytes.
 pub(crate) fn share(config: &Config, kept: usize, fresh: usize) -> usize {
     divide(for_pipelines(config), kept, fresh)
 }
 
-/// Whether `fresh` pipelines would have less than half of what each had if the `running` ones were made anew too.
+/// Whether each of `fresh` new pipelines would get less than half of what it would get if the `running` ones were
+/// recreated too.
 pub(super) fn crowded(config: &Config, kept: usize, running: usize, fresh: usize) -> bool {
     is_crowded(for_pipelines(config), kept, running, fresh)
 }
@@ -65,7 +66,7 @@ mod tests {
     fn one_more_finds_no_room_and_the_others_make_some() {
         assert!(is_crowded(ALL, ALL, 1, 1));
         assert!(is_crowded(ALL, ALL, 3, 1));
-        // Nothing new: nobody has to move.
+        // Without new pipelines nothing has to be recreated.
         assert!(!is_crowded(ALL, ALL, 3, 0));
     }
 

@@ -21,19 +21,20 @@ use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::metrics::Metrics;
 
-/// For one question to the brokers.
+/// The time limit of one query to the brokers.
 const ASK: Duration = Duration::from_secs(10);
 
-/// What all clients of a pipeline's share towards the brokers.
+/// What all clients of a pipeline share about the brokers.
 #[derive(Clone, Default)]
 pub(super) struct Brokers {
     pub(super) batches: Arc<Batches>,
-    /// The most brokers that there were at one time, as far as is known.
+    /// The largest number of brokers that was seen at one time.
     pub(super) count: Arc<AtomicUsize>,
     pub(super) logins: Logins,
 }
 
-/// Waits for the topics that a pipeline publishes to, and asks what they take, and how many brokers there are. Brokers that make topics by themselves make them now.
+/// Waits for the topics that a pipeline publishes to, and asks for their record limits and the number of brokers. Brokers with automatic topic creation create
+/// the topics now.
 pub(super) async fn topics(
     config: &Config,
     pipeline: &config::Pipeline,
@@ -61,7 +62,7 @@ pub(super) async fn topics(
     }
     let has_size = asker.config().get("batch.size").is_some();
     let batches = Batches::ask(asker, &topics).await;
-    // With a size of their own users say that they know.
+    // Users who set their own batch size know the limit.
     for (topic, untold) in batches.untold().filter(|_| !has_size) {
         tracing::warn!(
             pipeline = %name, topic,
@@ -73,7 +74,8 @@ pub(super) async fn topics(
     Ok((batches, count))
 }
 
-/// Gives how many brokers there are then. A client that gets no answer within `limit` is made anew: librdkafka has copied the login and read the certificates, and they may have been wrong.
+/// Waits for a topic and returns the number of brokers. A client that gets no answer within `limit` is recreated, because librdkafka has copied the login and
+/// read the certificates, and they may have been wrong.
 async fn wait_for_topic(
     asker: &mut Arc<Asker>,
     make: &impl Fn() -> Result<Arc<Asker>, StartError>,
@@ -87,7 +89,8 @@ async fn wait_for_topic(
         let (asks, name) = (asker.clone(), topic.to_owned());
         let answer = tokio::task::spawn_blocking(move || {
             range::partitions_and_brokers(asks.client(), &name, limit).map_err(|error| {
-                // Taken out whatever the answer is: its queue would grow for as long as a topic is waited for.
+                // Drained whatever the answer is, because the client's queue would grow as long as the topic is
+                // awaited.
                 let reasons = asks.reasons();
                 match error {
                     TopicError::Silent(_) => (format!("{error}{reasons}"), true),
@@ -108,7 +111,7 @@ async fn wait_for_topic(
             match make() {
                 Ok(made) => {
                     let old = std::mem::replace(asker, made);
-                    // It waits for the client's threads.
+                    // Dropping it waits for the client's threads.
                     tokio::task::spawn_blocking(move || drop(old));
                 }
                 Err(error) => tracing::warn!("the brokers' login cannot be read again: {error}"),
@@ -117,23 +120,23 @@ async fn wait_for_topic(
     }
 }
 
-/// A producer and what it serves; without one, nothing.
+/// A producer and what publishes through it; empty for a pipeline that publishes nothing.
 #[derive(Clone, Default)]
 pub(super) struct Output {
     pub(super) producer: Option<Arc<sink::Producer>>,
     pub(super) sink: Option<Sink>,
     pub(super) dead_letters: Option<DeadLetters>,
     turnstile: Option<Arc<Turnstile>>,
-    /// After that the brokers abort a transaction by themselves.
+    /// After this time the brokers abort a transaction.
     timeout: Duration,
 }
 
-/// What a producer is called in the metrics; with transactions it has its consumer's number.
+/// The name of a producer in metrics; with transactions it contains the consumer's number.
 pub(super) fn client_name(number: Option<usize>) -> String {
     number.map_or_else(|| "producer".to_owned(), |number| format!("producer-{number}"))
 }
 
-/// Makes the producer; `queue_bytes` bounds what it holds, and with a consumer's number and a transactional id it has transactions.
+/// Creates the producer. `queue_bytes` bounds what it holds; a consumer's number and a transactional id make it transactional.
 pub(super) fn make(
     config: &Config,
     pipeline: &config::Pipeline,
@@ -178,20 +181,21 @@ pub(super) fn make(
     })
 }
 
-/// What the consumers of a pipeline without transactions publish with, all with the same. Who flushes the producer at the end asks here too: kept
-/// by itself, one that was replaced would live on beside the other, and be the one that is flushed.
+/// The output that all consumers of a pipeline without transactions share. The final flush also takes the producer from here: a reference kept
+/// elsewhere would keep a replaced producer alive, and flush that one.
 pub(super) struct SharedOutput(Mutex<Output>);
 
 impl SharedOutput {
-    /// Of what is made for the consumers: with transactions each has its own, and gives it up for another when it is made anew.
+    /// Shares the first output. With transactions it is empty: each consumer has its own output, and replaces it when it is
+    /// recreated.
     pub(super) fn of(outputs: &[Output]) -> SharedOutput {
         let first = outputs.first().filter(|output| output.turnstile.is_none());
         SharedOutput(Mutex::new(first.cloned().unwrap_or_default()))
     }
 
-    /// It, or another one in its place if its producer takes nothing any more.
+    /// The output, or a new one if its producer has failed fatally.
     pub(super) fn get(&self, make: impl FnOnce() -> Result<Output, String>) -> Result<Output, String> {
-        // What panics leaves the one before.
+        // A panic while it was locked has left the previous output in place.
         let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let over = output
             .producer
@@ -200,13 +204,14 @@ impl SharedOutput {
             .cloned();
         if let Some(over) = over {
             *output = make()?;
-            // What librdkafka has put back into its queue would stay there for as long as another consumer holds it.
+            // librdkafka has put outputs back into its queue. They would stay there as long as another consumer holds
+            // the old producer.
             over.withdraw();
         }
         Ok(output.clone())
     }
 
-    /// Its producer as of now, if it has one.
+    /// The current producer, if there is one.
     pub(super) fn producer(&self) -> Option<Arc<sink::Producer>> {
         let output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         output.producer.clone()
@@ -214,7 +219,7 @@ impl SharedOutput {
 }
 
 impl Output {
-    /// A loop publishes with it from now on.
+    /// Metrics show this producer from now on, because a loop publishes with it.
     pub(super) fn show(&self) {
         if let Some(producer) = &self.producer {
             producer.show();
@@ -229,7 +234,7 @@ impl Output {
             producer,
             turnstile,
             interval: interval.unwrap_or(config::Pipeline::TRANSACTION_INTERVAL),
-            // Below the brokers' limit, with room for the commit itself.
+            // Below the brokers' limit, to leave time for the commit itself.
             limit: self.timeout * 3 / 4,
         })
     }
@@ -246,7 +251,7 @@ mod tests {
     use super::*;
     use crate::sink::tests::give_up;
 
-    /// Makes an output; with a transactional id it has transactions.
+    /// An output; a transactional id makes it transactional.
     fn output(metrics: &Arc<Metrics>, id: Option<&str>) -> Output {
         let toml = r#"
 [kafka]
@@ -382,7 +387,7 @@ topic = "out"
         assert!(!Arc::ptr_eq(&first, &second) && second.fatal().is_none());
         assert!(Arc::ptr_eq(&second, &get()));
         assert!(Arc::ptr_eq(&second, &shared.producer().unwrap()));
-        // Nobody keeps the one before, and nothing more is shown of it.
+        // Nothing holds the old producer, and its figures are no longer shown.
         assert_eq!(Arc::strong_count(&first), 1);
         assert_eq!(shown(&second, 5), 5);
         assert_ne!(shown(&first, 9), 9);

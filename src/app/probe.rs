@@ -14,11 +14,11 @@ use crate::tap::{Looker, Showing};
 use crate::telemetry::metrics::{Metrics, revision};
 use crate::telemetry::quantile::quantile;
 
-/// A loop that has not gone round for this long is not alive. The longest that it waits for anybody is a seek, for ten seconds, and those
-/// that share its thread wait with it.
+/// A loop that has not completed a round for this long is not alive. The longest call that blocks a loop, and the loops that share its
+/// thread, is a seek: ten seconds.
 const SILENT: Duration = Duration::from_secs(60);
 
-/// The application as its probes see it.
+/// What HTTP shows of the application.
 pub struct AppProbe {
     metrics: Arc<Metrics>,
     shared: Shared,
@@ -37,7 +37,7 @@ impl AppProbe {
         }
     }
 
-    /// The figures of all stages, by pipeline: in one go, for there may be hundreds of them.
+    /// The figures of all stages, by pipeline. Collected in one pass because there may be hundreds.
     fn stages(families: &[MetricFamily]) -> HashMap<&str, HashMap<String, Value>> {
         let mut found: HashMap<&str, HashMap<String, Value>> = HashMap::new();
         for family in families {
@@ -75,7 +75,7 @@ impl AppProbe {
         found
     }
 
-    /// Those of a pipeline, in the order of a record's way.
+    /// The stages of a pipeline, in the order in which a record passes them.
     fn on_the_way(mut found: HashMap<String, Value>, steps: &[(Arc<str>, bool)]) -> Value {
         let steps = steps.iter().map(|(step, _)| format!("step:{step}"));
         let way = std::iter::once("decode".to_owned()).chain(steps);
@@ -83,7 +83,7 @@ impl AppProbe {
         way.filter_map(|stage| found.remove_entry(&stage)).collect()
     }
 
-    /// What the caches of a pipeline's look-ups have answered, by step.
+    /// The hits and misses of the caches of a pipeline's look-ups, by step.
     fn caches(&self, pipeline: &str, steps: &[(Arc<str>, bool)]) -> Value {
         let metrics = &self.metrics;
         let cached = steps.iter().filter(|(_, cached)| *cached);
@@ -107,8 +107,8 @@ impl AppProbe {
     }
 }
 
-/// Whether a loop should have gone round in this time. Before its first round, while its consumer is closed to be made anew, and after its last
-/// nobody expects it. One that has halted goes round until it has drained.
+/// Whether a loop should have completed a round within this time. Nothing is expected of it before its first round, while its consumer is
+/// closed in order to be recreated, and after its last round. A halted loop goes round until it has drained.
 fn is_dead(status: &LoopStatus, silent: Duration) -> bool {
     silent > SILENT && status.state != "connecting" && !status.has_left_its_thread()
 }
@@ -165,7 +165,7 @@ impl Probe for AppProbe {
                     (None, None, "running") => {}
                     (None, None, state) => reasons.push(about(state.to_owned())),
                 }
-                // What it said last may be long past.
+                // Its last report may be old.
                 let silent = state.silent_for();
                 if is_dead(&status, silent) {
                     reasons.push(about(format!("unresponsive for {} s", silent.as_secs())));
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
     use crate::source::status::LoopState;
 
-    /// Everything is prepared, and the one pipeline has this loop.
+    /// Everything is prepared, and the only pipeline has this loop.
     fn has_one_loop(shared: &Shared, state: &Arc<LoopState>) {
         let mut shared = shared.lock().unwrap();
         shared.prepared = true;
@@ -284,7 +284,7 @@ mod tests {
             assert!(is_dead(&status, long) && !is_dead(&status, SILENT), "{state}");
             assert!(!is_dead(&says(state, true), long), "{state}");
         }
-        // Closing a consumer is librdkafka's, and may wait for brokers.
+        // librdkafka closes a consumer, and may wait for brokers.
         for state in ["connecting", "rebuilding", "stopped"] {
             assert!(!is_dead(&says(state, false), long), "{state}");
         }
@@ -311,7 +311,7 @@ mod tests {
         assert!(probe.live().is_ok() && probe.ready().is_ok());
     }
 
-    /// Its successor is well, and another thread's.
+    /// Its successor is healthy, and runs on another thread.
     #[test]
     fn a_loop_that_a_reload_has_given_up_is_not_alive_until_it_has_ended() {
         let shared = Shared::default();
@@ -335,7 +335,7 @@ mod tests {
             why.starts_with("a loop of pipeline p, abandoned by a reload, has been unresponsive for 6"),
             "{why}"
         );
-        // What closes its consumer may take as long as it likes.
+        // Closing its consumer may take any time.
         says("stopped");
         assert_eq!(probe.live(), Ok(()));
         says("running");

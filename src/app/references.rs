@@ -22,7 +22,7 @@ use crate::store::StoreError;
 use crate::telemetry::handles::ReferenceMetrics;
 use crate::telemetry::metrics::Metrics;
 
-/// References whose types are known, and which are empty as yet.
+/// References whose types are known, and which are still empty.
 #[derive(Default)]
 pub(super) struct Opened {
     /// By name.
@@ -39,10 +39,10 @@ impl From<Arc<References>> for Opened {
     }
 }
 
-/// References with the series that show them.
+/// References with the series that export them.
 pub(super) type Shown = Vec<(Arc<Reference>, ReferenceMetrics)>;
 
-/// Connects and samples every collection; all that is wrong at once. What comes to nothing leaves no connection behind: it is tried again for as long
+/// Connects and samples every collection, and reports all findings at once. A failed attempt closes its connections, because it is repeated as long
 /// as it takes.
 pub(super) async fn open(config: &Config) -> Result<Opened, NotPrepared> {
     let Some(mongo) = config.mongo.as_ref().filter(|_| !config.references.is_empty()) else {
@@ -62,7 +62,8 @@ pub(super) async fn open(config: &Config) -> Result<Opened, NotPrepared> {
     opened
 }
 
-/// A server that is kept unless it was closed: a stop ends the wait for one at any point, and the runtime behind it.
+/// Keeps the connections of a server that was not closed: a stop may drop `open` at any await, and the runtime after
+/// it.
 struct Unsettled<'s>(&'s Server);
 
 impl Drop for Unsettled<'_> {
@@ -71,7 +72,7 @@ impl Drop for Unsettled<'_> {
     }
 }
 
-/// Samples every collection of this server.
+/// Samples every collection of the server.
 async fn sampled(config: &Config, server: &Server) -> Result<Opened, NotPrepared> {
     let mut findings = Vec::new();
     let mut sources = Vec::new();
@@ -117,10 +118,10 @@ fn refused(error: StoreError, place: Span, what: &str) -> NotPrepared {
     }
 }
 
-/// Key and fields with their types, where these documents are all that there are.
+/// The key and the fields with their types, given that these documents are all there are.
 ///
 /// # Errors
-/// Which types do not follow from them.
+/// Which types cannot be derived from the documents.
 pub fn reference_shape(
     reference: &config::Reference,
     documents: &[mongodb::bson::RawDocumentBuf],
@@ -135,7 +136,7 @@ pub fn reference_shape(
     }
 }
 
-/// Key and fields with their types.
+/// The key and the fields with their types.
 fn shape(
     reference: &config::Reference,
     sample: &[mongodb::bson::RawDocumentBuf],
@@ -220,7 +221,7 @@ fn no_type(collection: &str, field: &config::Spanned<String>, sampled: usize, ab
     Finding::new(field.span, message).help(help)
 }
 
-/// Reads every collection whole, waiting for a server that does not answer, and follows it from then on in `tasks`.
+/// Reads every collection completely, waiting for a server that does not answer, and then follows it in `tasks`.
 pub(super) async fn load(
     opened: &Opened,
     sources: &Sources,
@@ -239,7 +240,8 @@ pub(super) async fn load(
         let mut follower = Follower::new(reference.clone(), source, refresh, backoff(), series.clone());
         let (began, mut attempt) = (Instant::now(), 0);
         while let Err(error) = follower.read().await {
-            // The sample was taken with a login that was right, and might follow: it is being rotated.
+            // The sample was taken with a valid login and valid permissions, so a refusal means that the login is being
+            // rotated.
             if error.class != Class::Transient && !is_refused(&error) {
                 let message = format!("reference '{}': {error}", reference.shape.name);
                 return Err(config_error(vec![Finding::new(place, message)], sources));
@@ -284,7 +286,7 @@ mod tests {
              [references.a]\ncollection = \"crm.a\"\nfields = [\"name\"]\n"
         );
         let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
-        // The stop comes while the first collection is asked for.
+        // The stop comes during the query of the first collection.
         tokio::select! {
             _ = open(&config) => panic!("nobody answers"),
             asked = commands.recv() => assert!(asked.is_some()),
@@ -301,7 +303,7 @@ mod tests {
     async fn an_attempt_that_comes_to_nothing_leaves_no_connection_behind() {
         let found = AtomicUsize::new(0);
         let (address, commands) = member(true, Duration::ZERO, move |command| match command {
-            // The first collection answers each time, and of the second there is no member to read from.
+            // The first collection always answers; for the second there is no member to read from.
             "find" if found.fetch_add(1, Ordering::Relaxed) % 2 == 1 => Some(refused(133)),
             "find" => Some(all(vec![doc! { "_id": "k", "name": "n" }])),
             _ => Some(nothing()),
@@ -316,7 +318,7 @@ mod tests {
         for _ in 0..5 {
             assert!(matches!(open(&config).await, Err(NotPrepared::Unavailable(_))));
         }
-        // Who takes connections has a sender, and each connection another one.
+        // The listener holds one sender, and each connection another.
         let closed = async {
             while commands.sender_strong_count() > 1 {
                 tokio::time::sleep(Duration::from_millis(10)).await;

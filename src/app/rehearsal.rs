@@ -40,10 +40,10 @@ use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::metrics::Metrics;
 
-/// How long a record may try: a real one would go on.
+/// How long a record may be retried; a running pipeline would go on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A record as it was read.
+/// A record as read.
 #[derive(Debug, Clone, Default)]
 pub struct Incoming {
     /// Its topic.
@@ -60,7 +60,7 @@ pub struct Incoming {
     pub value: Option<Vec<u8>>,
 }
 
-/// A row that would have been written.
+/// A row that the pipeline would write.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Written {
     /// The step.
@@ -71,27 +71,27 @@ pub struct Written {
     pub values: Map<String, Json>,
 }
 
-/// What would have been published.
+/// A record that the pipeline would publish.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Published {
-    /// To where.
+    /// The topic.
     pub topic: String,
     /// Its key.
     pub key: Option<Vec<u8>>,
     /// Its value.
     pub value: Json,
-    /// The fields of it that the sink has set.
+    /// The fields that the sink has set.
     pub set: Vec<String>,
 }
 
-/// What would have come of a record.
+/// The effects that a record would have.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effects {
-    /// `done`, `skipped`, `dead_lettered`, `halted`, or `waiting`: it would be tried again.
+    /// `done`, `skipped`, `dead_lettered`, `halted`, or `waiting` if it would be retried.
     pub outcome: &'static str,
-    /// What the look-ups have found, by step; null where there was no row, or nobody asked.
+    /// The results of the look-ups, by step; null if there was no row or the look-up was not run.
     pub lookups: Vec<(String, Json)>,
-    /// Rows.
+    /// The rows.
     pub writes: Vec<Written>,
     /// The output.
     pub published: Option<Published>,
@@ -101,7 +101,7 @@ pub struct Effects {
     pub took: Duration,
 }
 
-/// A pipeline that is tried out.
+/// A pipeline that runs without effects.
 pub struct Rehearsal {
     runtime: Runtime,
     schemas: Arc<Schemas>,
@@ -113,17 +113,17 @@ pub struct Rehearsal {
     _copy: Option<Scratch>,
 }
 
-/// A directory for the copy of the embedded database, where the configuration has one.
+/// A directory for the copy of the embedded database, if one is configured.
 ///
 /// # Errors
-/// It cannot be made.
+/// It cannot be created.
 pub fn room_for_copy(config: &Config) -> io::Result<Option<Scratch>> {
     config.sqlite_path().map(|_| Scratch::new()).transpose()
 }
 
 impl Rehearsal {
-    /// Connects and type-checks; services that do not answer are an error. `room` is what [`room_for_copy`] gives for the configuration: it goes away with
-    /// the rehearsal, and with a call that is given up.
+    /// Connects and type-checks; services that do not answer are an error. `room` is the result of [`room_for_copy`] for the configuration. It is removed
+    /// with the rehearsal, or when this call fails or is dropped.
     ///
     /// # Errors
     /// What is wrong with the pipeline, or which service does not answer.
@@ -146,7 +146,7 @@ impl Rehearsal {
         let services = Services::connect_once(&config, Purpose::Run)
             .await
             .map_err(not_prepared)?;
-        // It is here alone: nothing has cloned it.
+        // Nothing else holds the store.
         let store = services.store.and_then(Arc::into_inner);
         let store = store.map(|store| Arc::new(HeldBack::of(store)));
         let prepared = prepare(
@@ -174,7 +174,7 @@ impl Rehearsal {
             steps: step_handles(&prepared.program, &pipeline_metrics),
             program: prepared.program,
             store: store.clone(),
-            // Without them an event ends where it would be handed to the producer.
+            // Without these an event ends where it would be handed to the producer.
             sink: None,
             dead_letters: None,
             metrics: pipeline_metrics,
@@ -201,7 +201,7 @@ impl Rehearsal {
         })
     }
 
-    /// What would come of a record.
+    /// The effects that a record would have.
     pub async fn run(&mut self, record: &Incoming) -> Effects {
         let began = Instant::now();
         let tenure = Arc::<Tenure>::default();
@@ -252,7 +252,7 @@ impl Rehearsal {
             partition: record.partition,
             offset: record.offset,
             timestamp_ms: record.timestamp_ms,
-            // Shown to nobody.
+            // Not shown anywhere.
             write_timestamp_us: record.timestamp_ms.unwrap_or(0).saturating_mul(1000),
         };
         let content = Content {
@@ -263,7 +263,7 @@ impl Rehearsal {
         Event::new(None, origin, content, tenure, self.completions.clone(), now)
     }
 
-    /// Reads the record; its schema is fetched where it is new.
+    /// Reads the record; fetches its schema if it is new.
     async fn read(&mut self, event: Box<Event>) -> Read {
         let tombstone = self.pipeline.source.on_tombstone;
         match read(event, &mut self.plans, tombstone, Instant::now()) {
@@ -359,7 +359,7 @@ impl Rehearsal {
     }
 }
 
-/// What code of one's own does outside cannot be held back.
+/// The effects of custom code outside of the pipeline cannot be held back.
 fn refuse_steps_of_ones_own(pipeline: &config::Pipeline, sources: &Sources) -> Result<(), StartError> {
     let own = pipeline
         .steps
@@ -375,7 +375,7 @@ fn refuse_steps_of_ones_own(pipeline: &config::Pipeline, sources: &Sources) -> R
     Err(config_error(vec![finding], sources))
 }
 
-/// Puts a copy in place of the embedded database.
+/// Replaces the embedded database by a copy.
 async fn copy_sqlite(config: &mut Config, room: Option<&Scratch>) -> Result<(), String> {
     let Some(path) = config.sqlite_path().map(str::to_owned) else {
         return Ok(());

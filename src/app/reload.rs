@@ -22,43 +22,43 @@ use crate::config::{self, Config, Sources, StepKind};
 use crate::source::status::STOPPED_BY_LIMIT;
 use crate::telemetry::metrics::Metrics;
 
-/// How long services may take to answer for a new pipeline; the old ones run meanwhile.
+/// How long services may take to answer for a new pipeline; the old pipelines run meanwhile.
 pub(super) const REACH: Duration = Duration::from_secs(30);
 
-/// What can become of a configuration, as the metrics call it.
+/// The outcomes of a reload, as the metrics name them.
 pub(super) const OUTCOMES: [&str; 3] = ["taken", "unchanged", "rejected"];
 
-/// What a reload came to.
+/// The result of a reload.
 #[derive(Debug)]
 pub enum Taken {
-    /// The files say what runs.
+    /// The files describe what runs already.
     Unchanged,
     /// The new configuration runs.
     Changed {
-        /// How many configurations have been taken, this one included.
+        /// The number of configurations applied so far, including this one.
         generation: i64,
-        /// Pipelines that were started, those that took another's place included.
+        /// Pipelines that were started, including replacements.
         started: Vec<String>,
-        /// How those ended that were there before.
+        /// How the pipelines ended that ran before.
         ended: Vec<PipelineEnd>,
     },
 }
 
-/// A configuration that can be taken, and its pipelines.
+/// A valid configuration, and its new pipelines.
 struct Plan {
     config: Config,
     sources: Sources,
-    /// Names of those that have to go, because they are replaced or not wanted any more.
+    /// Names of pipelines that have to stop, because they are replaced or removed.
     leaving: BTreeSet<String>,
     built: Vec<Built>,
 }
 
-/// What did not answer within that time.
+/// The error about something that did not answer within that time.
 pub(super) fn gave_up(what: &str, after: Duration) -> StartError {
     StartError::Away(format!("{what}; gave up after {} s", after.as_secs()))
 }
 
-/// What comes of the making of so many pipelines, one after the other. Each has the time of `reach`, and what is waited for as long ends it.
+/// Limits how long creating `pipelines` pipelines, one after the other, may take: `reach` for each, and no single wait longer than `reach`.
 async fn in_time<T>(
     shared: &Shared,
     reach: Duration,
@@ -78,13 +78,13 @@ async fn in_time<T>(
 }
 
 impl Running {
-    /// Takes a configuration, which was checked offline, in place of the one that runs. Those that had [halted](Running::halted) when it was
-    /// offered are made anew.
+    /// Applies a configuration, which was checked offline, in place of the running one. Pipelines that had [halted](Running::halted) when it
+    /// was offered are recreated.
     ///
-    /// It can be dropped while it waits; what has been told to stop then stops, and the configuration stays the old one.
+    /// It can be dropped while it waits: pipelines that have been told to stop then stop, and the old configuration stays.
     ///
     /// # Errors
-    /// Why it cannot be taken. The pipelines that ran run on.
+    /// Why it cannot be applied. The running pipelines continue.
     pub async fn take(
         &mut self,
         config: Config,
@@ -104,7 +104,7 @@ impl Running {
         taken
     }
 
-    /// Counts a configuration that was rejected before it came here, since its files are wrong.
+    /// Counts a configuration that was rejected before it got here, because its files are wrong.
     pub fn rejected(&self) {
         self.count_reload("rejected");
     }
@@ -112,11 +112,11 @@ impl Running {
     fn count_reload(&self, outcome: &str) {
         let successful = i64::from(outcome != "rejected");
         self.metrics.config_last_reload_successful.of([]).set(successful);
-        // Last: who has seen it counted finds the rest done.
+        // Counted last, so that everything else is done when the count is visible.
         self.metrics.config_reloads_total.of([outcome]).inc();
     }
 
-    /// Finds out what has to be done, and makes what is new; none where nothing is to be done.
+    /// Determines what changes, and creates what is new; none if nothing changes.
     async fn plan(
         &self,
         config: Config,
@@ -163,7 +163,7 @@ impl Running {
         }))
     }
 
-    /// Names of pipelines of which a loop does not go on.
+    /// Names of pipelines with a loop that has halted.
     pub fn halted(&self) -> BTreeSet<String> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let halted = shared
@@ -173,7 +173,7 @@ impl Running {
         halted.map(|known| known.name.clone()).collect()
     }
 
-    /// Drains what leaves, and starts what is new in its place.
+    /// Drains the pipelines that leave, and starts the new ones in their place.
     async fn carry_out(&mut self, plan: Plan) -> Taken {
         let Plan {
             config,
@@ -185,7 +185,7 @@ impl Running {
         let deadline = Instant::now() + self.config.shutdown_timeout;
         for pipeline in self.pipelines.iter().filter(|p| leaving.contains(&p.name)) {
             tracing::info!(pipeline = pipeline.name, "draining, to be replaced or removed");
-            // No receiver: every loop has ended already.
+            // If there is no receiver, every loop has ended already.
             let _ = pipeline.stop.send(true);
         }
         self.ended(&leaving, deadline + GRACE).await;
@@ -193,10 +193,11 @@ impl Running {
             .into_iter()
             .partition(|p| leaving.contains(&p.name));
         self.pipelines = staying;
-        // Its loops have ended: what takes time is a producer that still has records to deliver.
+        // The loops have ended; the time that is left is for a producer that still has records to deliver.
         let mut ended = Vec::new();
         for mut pipeline in left {
-            // Brokers tell it from its successor like a process that was killed: by its session, or its instance's or transactions' id.
+            // To brokers an abandoned loop looks like a killed process: they tell it from its successor by its session, or by its
+            // instance id or transactional id.
             if !pipeline.has_ended() {
                 tracing::error!(
                     pipeline = pipeline.name,
@@ -211,11 +212,11 @@ impl Running {
             }
             ended.push(pipeline.join(deadline).await);
         }
-        // Until here they are shown as stopped: with nobody in their place probes would say that all is well.
+        // Until here they are shown as stopped. With nothing in their place, probes would report that all is well.
         for pipeline in &ended {
             self.forget(&pipeline.pipeline);
         }
-        // Not before: what is delivered last is counted, and would bring series back.
+        // Not earlier, because the last deliveries are counted, and would recreate the series.
         for gone in leaving.iter().filter_map(|name| self.config.pipelines.get(name)) {
             forget_series(&self.metrics, gone, config.pipelines.get(&gone.name.value));
         }
@@ -226,7 +227,7 @@ impl Running {
             .watch_certificates(certificates.into_iter().map(|(file, _)| file).collect());
         let started = built.iter().map(|b| b.known.name.clone()).collect();
         for built in built {
-            // A consumer without a thread is told as halted, and made anew by the next reload.
+            // A loop without a thread is reported as halted, and recreated by the next reload.
             let _ = self.launch(built);
         }
         let generation = self.metrics.config_generation.of([]);
@@ -238,20 +239,21 @@ impl Running {
         }
     }
 
-    /// Stops one pipeline; the others go on. What of its records is in flight at the end of `shutdown_timeout` is given up.
+    /// Stops one pipeline; the others continue. Its records that are still in flight at the end of `shutdown_timeout` are
+    /// abandoned.
     pub async fn end(&mut self, name: &str) {
         let by = Instant::now() + self.config.shutdown_timeout + GRACE;
         for pipeline in self.pipelines.iter().filter(|p| p.name == name) {
-            // No receiver: every loop has ended already.
+            // If there is no receiver, every loop has ended already.
             let _ = pipeline.stop.send(true);
         }
         self.ended(&BTreeSet::from([name.to_owned()]), by).await;
     }
 
-    /// Waits until the loops of these have ended, and says what they wait for.
+    /// Waits until the loops of these pipelines have ended, and reports what they wait for.
     async fn ended(&mut self, leaving: &BTreeSet<String>, by: Instant) {
         let of_those = leaving.clone();
-        // It ends when it is dropped.
+        // The report ends when this is dropped.
         let mut reporter = JoinSet::new();
         reporter.spawn(stop::name_what_runs(
             self.shared.clone(),
@@ -262,7 +264,7 @@ impl Running {
         all_ended(&self.pipelines, leaving, &mut self.ended.1, by).await;
     }
 
-    /// Probes do not show it any more.
+    /// Removes the pipeline from what probes show.
     fn forget(&self, name: &str) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.pipelines.retain(|other| other.name != name);
@@ -277,7 +279,8 @@ impl Running {
     }
 }
 
-/// Waits until the loops of these have ended, each of which is told, but not beyond that time: librdkafka may never close a consumer.
+/// Waits until the loops of these pipelines have ended; each end is announced through `told`. Stops at `by`, because librdkafka may
+/// never close a consumer.
 async fn all_ended(
     pipelines: &[RunningPipeline],
     leaving: &BTreeSet<String>,
@@ -285,12 +288,12 @@ async fn all_ended(
     by: Instant,
 ) {
     let left = || pipelines.iter().any(|p| leaving.contains(&p.name) && !p.has_ended());
-    // A sender of it is kept: it does not close.
+    // The caller holds a sender, so the channel does not close.
     while left() && tokio::time::timeout_at(by.into(), told.recv()).await.is_ok() {}
 }
 
-/// Forgets the series of a pipeline that is gone or was never started: all, or those of clients and steps that the one in its place has not.
-/// What they said last would be taken for true: a client without brokers, or memory that nothing holds.
+/// Removes the series of a pipeline that is gone or was never started: all, or those of clients, steps and topics that its successor does
+/// not have. Their last values would be taken for current: a client without brokers, or memory that nothing holds.
 fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&config::Pipeline>) {
     let name = gone.name.value.as_str();
     let Some(stays) = stays else {
@@ -315,8 +318,8 @@ fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&conf
     }
 }
 
-/// Forgets what only a step of another kind shows, which may have had this one's name: alerts tell by that which service a step asks. The rest is shown
-/// by this one already.
+/// Removes series that only other kinds of steps export: an earlier step of the same name may have been of such a kind, and alerts take from these
+/// series which service a step asks. The step already exports the rest itself.
 fn forget_other_kinds(metrics: &Metrics, pipeline: &str, step: &config::Step) {
     let of = [("pipeline", pipeline), ("step", step.name.value.as_str())];
     let (mut caches, mut writes, mut groups, mut refers) = (false, false, false, false);
@@ -353,7 +356,7 @@ fn forget_other_kinds(metrics: &Metrics, pipeline: &str, step: &config::Step) {
     }
 }
 
-/// Whether a loop in this state takes no more records, by itself or by its dead letters.
+/// Whether a loop in this state takes no more records, because it halted or because of its dead letters.
 fn has_halted(state: &str) -> bool {
     matches!(state, "halted" | STOPPED_BY_LIMIT)
 }
@@ -396,7 +399,7 @@ steps = [{{ name = "{step}", {does} }}]
         config.pipelines.remove("p").unwrap()
     }
 
-    /// Those of one version of a pipeline beside another one's.
+    /// Metrics with the series of one version of a pipeline and of another.
     fn shown() -> Arc<Metrics> {
         let metrics = Metrics::new().unwrap();
         for client in ["consumer-0", "consumer-1", "consumer-2", "producer", "producer-0"] {

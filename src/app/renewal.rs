@@ -15,21 +15,21 @@ use crate::certificates;
 use crate::config::{Config, RegistryAuth};
 use crate::registry::Registry;
 
-/// Between two looks at the files, those of the database among them.
+/// The interval between two checks of the files, the database's included.
 pub(super) const EVERY: Duration = Duration::from_secs(60);
 
-/// The files, and a hash of what they held when they were read last; none where they could not be read.
+/// The files, and a hash of their last content; none if they could not be read.
 pub(super) struct Credentials {
     files: Vec<PathBuf>,
     read: Option<u64>,
 }
 
 impl Credentials {
-    /// Those of the configuration, as they are now: to be called before the registry's client is made. None where there are no such files.
+    /// The current files of the configuration; none if it names none. To be called before the registry's client is created.
     pub(super) fn of(config: &Config) -> Option<Credentials> {
         let tls = certificates::of_registry(config).flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]);
         let login = match &config.registry.auth {
-            // An empty password is one: of a service whose token is the name.
+            // An empty password is valid: a service may take its token as the user name.
             Some(RegistryAuth::Basic { password, .. }) => password.file().filter(|file| !is_blank(file)),
             Some(RegistryAuth::Bearer(token)) => token.file(),
             Some(RegistryAuth::Oauth(oauth)) => oauth.client_secret.file(),
@@ -41,7 +41,7 @@ impl Credentials {
         (!files.is_empty()).then_some(Credentials { files, read })
     }
 
-    /// Follows the files for as long as it is polled.
+    /// Checks the files as long as it is polled.
     pub(super) async fn follow(mut self, every: Duration, config: Arc<Config>, registry: Arc<Registry>) {
         loop {
             tokio::time::sleep(every).await;
@@ -59,9 +59,9 @@ impl Credentials {
         }
     }
 
-    /// Reads the files again if they are others; whether they were.
+    /// Reads the files again if their content has changed; returns whether it had.
     fn look(&mut self, config: &Config, registry: &Registry) -> Result<bool, String> {
-        // What changes after this is another at the next look.
+        // A later change differs at the next check.
         let now = hash(&self.files)?;
         if self.read == Some(now) {
             return Ok(false);
@@ -96,7 +96,8 @@ mod tests {
         load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap().0
     }
 
-    /// What the registry's client sends with a request. Its login is read with its certificates, and so tells whether both were.
+    /// The request that the registry's client sends. Login and certificates are read together, so the login shows whether both
+    /// were.
     async fn request(listener: &TcpListener, registry: &Registry) -> String {
         let answer = async {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -131,7 +132,7 @@ mod tests {
         let registry = Arc::new(crate::app::registry(&config).unwrap());
         assert_eq!(credentials.look(&config, &registry), Ok(false));
         std::fs::write(&token, "new").unwrap();
-        // As whoever writes in place leaves a file for a moment; each is tried again.
+        // Writing in place leaves such a file for a moment; each check tries it again.
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for (wrong, why) in [("", "is empty"), ("", "is empty"), (broken, "no certificates in")] {
             std::fs::write(&ca, wrong).unwrap();
@@ -165,7 +166,7 @@ mod tests {
         assert_eq!(credentials.look(&config, &registry), Ok(true));
         assert!(request(&listener, &registry).await.contains("Bearer new"));
         assert_eq!(credentials.look(&config, &registry), Ok(false));
-        // Whoever writes in place has not written it yet.
+        // Writing in place leaves the file empty for a moment.
         for empty in ["", "\n"] {
             std::fs::write(&token, empty).unwrap();
             let error = credentials.look(&config, &registry).unwrap_err();

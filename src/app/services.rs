@@ -1,6 +1,6 @@
 //! Connections that pipelines share: the schema registry and the database.
 //!
-//! A service that does not answer is waited for, with back-off; one that is configured wrongly is a finding.
+//! If a service does not answer, it is retried with back-off; if it is configured wrongly, that is a finding.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -26,17 +26,17 @@ use crate::store::scylla::{ScyllaOptions, ScyllaStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 use crate::telemetry::metrics::Metrics;
 
-/// Between attempts at what may pass: 50 ms, doubling to 10 s.
+/// Between attempts at something that may recover: 50 ms, doubling to 10 s.
 const BACKOFF: (Duration, Duration, f64) = (Duration::from_millis(50), Duration::from_secs(10), 2.0);
 
-/// Between two looks at how long something is waited for.
+/// The interval between two checks of how long something has been awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) fn backoff() -> Backoff {
     Backoff::new(BACKOFF.0, BACKOFF.1, BACKOFF.2)
 }
 
-/// What services are connected to for.
+/// Why services are connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// To run pipelines.
@@ -55,18 +55,18 @@ pub struct Services {
     pub logins: Logins,
     /// Tells the sessions of the loops to read their credentials again.
     pub(super) credentials: watch::Sender<()>,
-    /// The references, empty as yet.
+    /// The references, still empty.
     pub(super) references: Opened,
 }
 
 impl Services {
-    /// Connects; a database that does not answer is waited for.
+    /// Connects; waits for a database that does not answer.
     pub(super) async fn connect(config: &Config, sources: &Sources, shared: &Shared) -> Result<Services, StartError> {
         let connect = || Services::connect_once(config, Purpose::Run);
         let connected = answered(connect, |why| note(shared, why)).await;
         let services = connected.map_err(|findings| config_error(findings, sources))?;
         reached(shared);
-        // It prepares pipelines at each reload.
+        // This session is long-lived: it prepares pipelines at each reload.
         if let Some(store) = services.store.clone() {
             keep_credentials(store, services.credentials.subscribe());
         }
@@ -86,7 +86,7 @@ impl Services {
     }
 }
 
-/// Keeps a session able to log in, as long as the runtime lives.
+/// Keeps a session able to log in as long as the runtime lives.
 fn keep_credentials(store: Arc<AnyStore>, credentials: watch::Receiver<()>) {
     tokio::spawn(async move {
         if let AnyStore::Scylla(store) = &*store {
@@ -95,7 +95,7 @@ fn keep_credentials(store: Arc<AnyStore>, credentials: watch::Receiver<()>) {
     });
 }
 
-/// Exports what the driver of a session does and sees, where there is one.
+/// Exports the metrics of a session's driver, if it has one.
 pub(super) fn watch_driver(metrics: &Metrics, runtime: &str, store: &Arc<AnyStore>) {
     if !matches!(**store, AnyStore::Scylla(_)) {
         return;
@@ -107,7 +107,7 @@ pub(super) fn watch_driver(metrics: &Metrics, runtime: &str, store: &Arc<AnyStor
     });
 }
 
-/// What `ask` comes to, asked until it is answered; `tell` hears each time why it was not.
+/// Repeats `ask` until it gets an answer; each time it does not, `tell` gets the reason.
 async fn answered<T, F>(ask: impl Fn() -> F, tell: impl Fn(String)) -> Result<T, Vec<Finding>>
 where
     F: Future<Output = Result<T, NotPrepared>>,
@@ -126,7 +126,7 @@ where
     }
 }
 
-/// Says what is waited for, and waits.
+/// Notes what is awaited, and pauses.
 pub(super) async fn wait(shared: &Shared, reason: &str, attempt: &mut u32, jitter: &mut Jitter) {
     note(shared, reason.to_owned());
     pause(reason, attempt, jitter).await;
@@ -138,7 +138,7 @@ async fn pause(reason: &str, attempt: &mut u32, jitter: &mut Jitter) {
     *attempt += 1;
 }
 
-/// Says what is waited for, since when something is.
+/// Notes what is awaited; the time stays that of the first wait since the last success.
 fn note(shared: &Shared, what: String) {
     let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let since = known.waiting_for.as_ref().map(|before| before.since);
@@ -148,12 +148,12 @@ fn note(shared: &Shared, what: String) {
     });
 }
 
-/// What was waited for has come: if something else takes long now, nobody looks for it there.
+/// What was awaited has arrived: clears the note, so that a later delay is not attributed to it.
 pub(super) fn reached(shared: &Shared) {
     shared.lock().unwrap_or_else(PoisonError::into_inner).waiting_for = None;
 }
 
-/// Returns when something has been waited for so long: what it was.
+/// Returns when something has been awaited for `limit`: its name.
 pub(super) async fn waited_for(shared: &Shared, limit: Duration) -> String {
     loop {
         let known = shared
@@ -175,7 +175,7 @@ pub(super) fn registry(config: &Config) -> Result<Registry, NotPrepared> {
         .map_err(|message| NotPrepared::Findings(place.map(|span| Finding::new(span, message)).into_iter().collect()))
 }
 
-/// How the registry is asked; secrets are read now.
+/// The options of the registry's client; secrets are read now.
 fn registry_options(config: &Config) -> Result<RegistryOptions, String> {
     let from = &config.registry;
     let mut options = RegistryOptions {
@@ -205,7 +205,7 @@ fn registry_options(config: &Config) -> Result<RegistryOptions, String> {
     Ok(options)
 }
 
-/// How the database is reached, if it is a CQL server; its files are read when a session is opened.
+/// The options of the database, if it is a CQL server; its files are read when a session is opened.
 pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
     let from = config.scylla.as_ref()?;
     Some(ScyllaOptions {
@@ -228,13 +228,14 @@ pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
     })
 }
 
-/// Reads the registry's login and certificates again, for all requests from now on; the old ones stay where that fails.
+/// Reads the registry's login and certificates again, for all requests from now on; if that fails, the old ones stay in
+/// use.
 pub(super) fn read_registry_again(config: &Config, registry: &Registry) -> Result<(), String> {
     let read = registry.reload(|| registry_options(config));
     read.map_err(|e| format!("[registry]: {e}"))
 }
 
-/// As [`read_registry_again`], for files that have changed: a token that would be asked for as before serves on.
+/// As [`read_registry_again`], for files that have changed: keeps a token whose credentials have not changed.
 pub(super) fn renew_registry(config: &Config, registry: &Registry) -> Result<(), String> {
     let read = registry.renew(|| registry_options(config));
     read.map_err(|e| format!("[registry]: {e}"))
@@ -244,7 +245,7 @@ pub(super) async fn store(config: &Config, purpose: Purpose) -> Result<Option<An
     if let (Some(path), Some(store)) = (config.sqlite_path(), &config.store) {
         let opened = match purpose {
             Purpose::Run => SqliteStore::open(&SqliteOptions {
-                // The brokers keep an offset when this machine loses its power, and no record comes again for a row that it loses.
+                // The brokers keep an offset when this machine loses power, and a record whose row is lost would not come again.
                 synchronous: Synchronous::Full,
                 ..SqliteOptions::new(path)
             }),
@@ -278,8 +279,8 @@ pub(super) async fn store(config: &Config, purpose: Purpose) -> Result<Option<An
     }
 }
 
-/// The database as the loops of a thread use it: a session on its runtime, which the first of them opens. The embedded store has threads of
-/// its own and is shared by all.
+/// The database as the loops of a thread use it: a session on the thread's runtime, opened by the first loop. The embedded store has its
+/// own threads, and all loops share it.
 pub(super) async fn store_of_thread(
     config: &Config,
     thread: &LoopThread,
@@ -310,7 +311,7 @@ async fn session_of_thread(
         Ok(store)
     });
     let mut away = thread.away.subscribe();
-    // One that is told to stop leaves the opening to another.
+    // A loop that is told to stop leaves the opening to another loop.
     let mut opened = std::pin::pin!(unless_stopped(&mut stop, open));
     let opened = loop {
         let why = away.borrow_and_update().clone();
@@ -324,8 +325,8 @@ async fn session_of_thread(
     opened?.cloned()
 }
 
-/// A session; waits for a database that does not answer, and says in `away` why there is none yet. One that refuses is waited for too: the pipeline
-/// was prepared with a session of the same, so that a password or a certificate is being rotated, and each attempt reads them anew.
+/// Opens a session. Waits for a database that does not answer, and reports the reason in `away`. It also waits for one that refuses: the pipeline
+/// was prepared with an equal session, so a password or a certificate is being rotated, and each attempt reads them again.
 async fn open(config: &Config, away: &watch::Sender<Option<String>>) -> Result<Arc<AnyStore>, End> {
     let say = |why| {
         away.send_replace(why);
@@ -350,7 +351,7 @@ async fn open(config: &Config, away: &watch::Sender<Option<String>>) -> Result<A
     }
 }
 
-/// What comes of `work`, unless the loop is told to stop first: nothing runs in it yet that would have to be drained.
+/// The result of `work`, unless the loop is told to stop first: nothing runs in it yet that would have to be drained.
 async fn unless_stopped<T>(stop: &mut watch::Receiver<bool>, work: impl Future<Output = T>) -> Result<T, End> {
     tokio::select! {
         done = work => Ok(done),
@@ -379,7 +380,7 @@ mod tests {
         let Some(AnyStore::Sqlite(store)) = store(&config, Purpose::Run).await.unwrap() else {
             panic!("another store");
         };
-        // As the connection that writes says.
+        // The value on the connection that writes.
         let ask = "CREATE TABLE said AS SELECT synchronous FROM pragma_synchronous";
         store.execute_script(ask).await.unwrap();
         let said = rusqlite::Connection::open(file)
@@ -419,7 +420,7 @@ mod tests {
         let (stop, mut stopped) = watch::channel(false);
         assert!(matches!(unless_stopped(&mut stopped, async { 7 }).await, Ok(7)));
         stop.send(true).unwrap();
-        // A server that takes connections and never answers.
+        // As with a server that accepts connections and never answers.
         let never = unless_stopped(&mut stopped, std::future::pending::<()>()).await;
         assert!(matches!(never, Err(End::Drained)));
     }
@@ -427,7 +428,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_that_cannot_be_opened_is_waited_for_by_all_loops_of_its_thread_and_told() {
         for tls in ["", ", tls = { ca = \"/is/not/there\" }"] {
-            // Nobody listens there.
+            // Nothing listens there.
             let toml = format!(
                 "kafka = {{ brokers = \"b:9092\" }}\nregistry = {{ url = \"http://r:8081\" }}\n\
                  scylla = {{ nodes = \"127.0.0.1:9\", keyspace = \"k\"{tls} }}\n"

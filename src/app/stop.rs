@@ -7,12 +7,12 @@ use super::Shared;
 use crate::source::status::LoopStatus;
 use crate::telemetry::metrics::Metrics;
 
-/// Between two reports.
+/// The interval between two reports.
 const EVERY: Duration = Duration::from_secs(5);
-/// Partitions that one report names.
+/// The most partitions that one report names.
 const NAMED: usize = 20;
 
-/// Logs what is in flight in pipelines that leave, by pipeline, partition and step, until it is dropped. `sleep` is Tokio's; a test has a clock of its own.
+/// Logs what is in flight in pipelines that leave, by pipeline, partition and step, until it is dropped. `sleep` is Tokio's; a test passes its own clock.
 pub(super) async fn name_what_runs<S: Future<Output = ()>>(
     shared: Shared,
     metrics: Arc<Metrics>,
@@ -42,7 +42,7 @@ pub(super) async fn name_what_runs<S: Future<Output = ()>>(
     }
 }
 
-/// `topic/0: 12, topic/3: 1`, those with the most first.
+/// `topic/0: 12, topic/3: 1`, the largest counts first.
 fn partitions(loops: &[LoopStatus]) -> String {
     let mut counts: Vec<_> = loops
         .iter()
@@ -59,10 +59,10 @@ fn partitions(loops: &[LoopStatus]) -> String {
     names.join(", ")
 }
 
-/// `profile: 10, history: 2, elsewhere: 1`; elsewhere is waiting for a turn, a delivery or a schema.
+/// `profile: 10, history: 2, elsewhere: 1`; elsewhere means waiting for a turn, a delivery or a schema.
 fn steps(steps: &[(String, i64)], left: usize) -> String {
     let at_steps: i64 = steps.iter().map(|(_, count)| count).sum();
-    // An event is at several steps where these run together.
+    // An event is at several steps at once when these run together.
     let elsewhere = left as i64 - at_steps;
     let named = steps.iter().filter(|(_, count)| *count > 0);
     let mut names: Vec<String> = named.map(|(step, count)| format!("{step}: {count}")).collect();
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(steps(&at, 3), "profile: 3");
     }
 
-    /// The clock is the test's: it stands until the test lets a sleep end.
+    /// The test controls the clock: time stands until the test lets a sleep end.
     #[tokio::test]
     async fn what_runs_is_named_every_5_s_until_nothing_does() {
         let log = Lines::default();
@@ -130,7 +130,7 @@ mod tests {
             });
         };
         let shared = Shared::default();
-        // The other one has as much in flight, and goes on.
+        // The other pipeline has as much in flight, but does not leave.
         let known = |name: &str| Known {
             name: name.to_owned(),
             loops: vec![state.clone()],

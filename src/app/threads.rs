@@ -18,21 +18,21 @@ use crate::source::moderation::{Rest, Rests, moderate};
 use crate::store::AnyStore;
 use crate::telemetry::metrics::Metrics;
 
-/// All of them.
+/// All threads of loops.
 pub(super) struct Threads {
     limit: usize,
     live: Vec<Weak<LoopThread>>,
     taken: Numbers,
 }
 
-/// The numbers of threads that live, or of which the metrics still tell.
+/// The numbers of threads that live, or that the metrics still show.
 type Numbers = Arc<Mutex<BTreeSet<usize>>>;
 
 fn lock(numbers: &Numbers) -> MutexGuard<'_, BTreeSet<usize>> {
     numbers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One, for those who run on it.
+/// A thread, as its loops see it.
 pub(super) struct LoopThread {
     number: usize,
     taken: Numbers,
@@ -41,7 +41,7 @@ pub(super) struct LoopThread {
     pub(super) io: Handle,
     /// Its session with the database, once a loop has opened it.
     pub(super) store: OnceCell<Arc<AnyStore>>,
-    /// Why that cannot be opened, while it cannot: all its loops wait for it.
+    /// Why the session cannot be opened, while that is so: all its loops wait for it.
     pub(super) away: watch::Sender<Option<String>>,
     rests: Arc<Rests>,
     loops: AtomicU64,
@@ -53,7 +53,7 @@ pub(super) struct LoopThread {
 }
 
 impl Threads {
-    /// As many as this at most, and as many as cores where that is not given.
+    /// At most `limit` threads; as many as cores if it is not given.
     pub(super) fn new(limit: Option<usize>) -> Threads {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Threads {
@@ -63,10 +63,10 @@ impl Threads {
         }
     }
 
-    /// Where the next loop goes: a thread of its own for as long as there may be another, and then the one with the fewest.
+    /// The thread for the next loop: a new one as long as the limit allows, then the one with the fewest loops.
     ///
     /// # Errors
-    /// A thread or its runtime could not be had.
+    /// A thread or its runtime could not be created.
     pub(super) fn next(&mut self, metrics: &Arc<Metrics>) -> std::io::Result<Arc<LoopThread>> {
         let takes_loops = |thread: Arc<LoopThread>| !thread.shunned.load(Ordering::Relaxed);
         self.live.retain(|thread| thread.upgrade().is_some_and(takes_loops));
@@ -98,11 +98,12 @@ impl LoopThread {
         let run = move || {
             if let Ok(runtime) = given.recv() {
                 let _ = runtime.block_on(ended);
-                // Calls to brokers may still wait for an answer that nobody needs any more.
+                // Calls to brokers may still wait for an answer that is no longer needed.
                 runtime.shutdown_background();
             }
         };
-        // Not with the runtime: where there is no thread it would be dropped here, amid another one, which panics.
+        // The runtime is not moved into the thread: if no thread can be started, it would be dropped here, inside
+        // another runtime, which panics.
         if let Err(error) = std::thread::Builder::new().name(name.clone()).spawn(run) {
             runtime.shutdown_background();
             return Err(error);
@@ -127,23 +128,23 @@ impl LoopThread {
         }))
     }
 
-    /// What it and its runtime are called.
+    /// The name of the thread and its runtime.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// It takes no more loops: one that it has did not end when it was to.
+    /// Lets it take no more loops, because one of its loops did not end in time.
     pub(super) fn shun(&self) {
         self.shunned.store(true, Ordering::Relaxed);
     }
 
-    /// The say of one more loop in how long the thread rests at a time.
+    /// One more loop's vote on how long the thread rests at a time.
     pub(super) fn rest(&self) -> Rest {
         Rest::new(self.rests.clone(), self.loops.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// Its number is another's once nothing tells of it any more.
+/// Its number becomes free once the metrics no longer show it.
 impl Drop for LoopThread {
     fn drop(&mut self) {
         self.metrics.forget_runtime(&self.name);
@@ -166,10 +167,10 @@ mod tests {
             ["loop-0", "loop-1", "loop-0", "loop-1", "loop-0"]
         );
         let [a, b, c, d, e] = five;
-        // Those of a thread that end leave room there.
+        // Threads with room left by loops that ended are used again.
         drop((a, c));
         assert_eq!(next().name(), "loop-0");
-        // A thread without loops is gone, and so is what the metrics say of it.
+        // A thread without loops ends, and the metrics no longer show it.
         let shown = |name: &str| String::from_utf8(metrics.render()).unwrap().contains(name);
         assert!(shown("\"loop-0\"") && shown("\"loop-1\""));
         drop((b, d));
@@ -202,7 +203,7 @@ mod tests {
             tokio::task::yield_now().await;
             ran.send(std::thread::current().name().map(str::to_owned)).unwrap();
             drop(of_loop);
-            // Nobody wakes it any more.
+            // Nothing wakes the task any more.
             std::future::pending::<()>().await;
             ran.send(None).unwrap();
         });

@@ -12,51 +12,51 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
 
-/// Brokers each have a reason why they cannot be reached; so many are told.
+/// The most reasons to report: each broker has its own reason why it cannot be reached.
 const MOST_REASONS: usize = 3;
-/// How long lines of the log are taken that wait already.
+/// How long to drain log lines that are queued already.
 const TAKES: Duration = Duration::from_millis(50);
 
-/// A client for questions.
+/// A client for queries.
 pub struct Asker {
     config: ClientConfig,
     producer: BaseProducer<Reasons>,
 }
 
 impl Asker {
-    /// Makes one of these properties.
+    /// Creates a client with these properties.
     ///
     /// # Errors
-    /// What librdkafka has against them.
+    /// What librdkafka rejects about them.
     pub fn new(config: ClientConfig) -> Result<Asker, KafkaError> {
         let producer = config.create_with_context(Reasons::default())?;
         Ok(Asker { config, producer })
     }
 
-    /// What it was made of.
+    /// The configuration that it was created with.
     pub fn config(&self) -> &ClientConfig {
         &self.config
     }
 
-    /// What asks.
+    /// The client that sends the queries.
     pub fn client(&self) -> &Client<Reasons> {
         self.producer.client()
     }
 
-    /// Why there was no answer, to be put behind the error.
+    /// Why there was no answer, to be appended to the error.
     pub fn reasons(&self) -> String {
-        // Nobody else takes them out of the client's queue.
+        // Nothing else polls the client's queue.
         self.producer.poll(TAKES);
         self.client().context().told()
     }
 }
 
-/// What librdkafka logs while it tries.
+/// The errors that librdkafka logs while it tries to connect.
 #[derive(Clone, Default)]
 pub struct Reasons(Arc<Mutex<Vec<String>>>);
 
 impl Reasons {
-    /// The different reasons, to be put behind an error.
+    /// The distinct reasons, to be appended to an error.
     pub fn told(&self) -> String {
         let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reasons.iter().map(|reason| format!("; {reason}")).collect()
@@ -66,7 +66,7 @@ impl Reasons {
 impl ClientContext for Reasons {
     fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // `[thrd:…]: …: reason (after 3ms in state …)`: the address and the reason are wanted once for each.
+        // The format is `[thrd:…]: …: reason (after 3ms in state …)`. Address and reason are kept, once for each pair.
         let reason = message.split_once("]: ").map_or(message, |(_, rest)| rest);
         let reason = reason.split(" (after ").next().unwrap_or(reason);
         if level as i32 <= RDKafkaLogLevel::Error as i32
@@ -78,7 +78,7 @@ impl ClientContext for Reasons {
     }
 
     fn error(&self, _error: KafkaError, _reason: &str) {
-        // The log has the same.
+        // The log has the same text.
     }
 }
 

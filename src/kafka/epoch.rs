@@ -1,5 +1,5 @@
-//! Leader epochs of records and of committed offsets (KIP-320), which tell whether a log is still the one that was read. librdkafka has them in its C
-//! interface only.
+//! Leader epochs of records and of committed offsets (KIP-320), which show whether a log is still the one that was read. librdkafka offers them in
+//! its C interface only.
 
 use std::ffi::CString;
 
@@ -9,19 +9,19 @@ use rdkafka::message::BorrowedMessage;
 
 use crate::ledger::NO_EPOCH;
 
-/// That of the leader which took this record.
+/// The epoch of the leader that accepted this record.
 pub fn of(message: &BorrowedMessage<'_>) -> i32 {
     // SAFETY: the message lives as long as it is borrowed.
     unsafe { c::rd_kafka_message_leader_epoch(message.ptr()) }
 }
 
-/// That beside the offset of a partition in a list.
+/// The leader epoch that a list has for a partition's offset.
 pub fn beside(list: &TopicPartitionList, topic: &str, partition: i32) -> i32 {
-    // No topic of Kafka's has a null byte in its name.
+    // A topic name in Kafka contains no null byte.
     let Ok(topic) = CString::new(topic) else {
         return NO_EPOCH;
     };
-    // SAFETY: the list lives as long as it is borrowed, and the name is a string that ends in a null byte; what is found is null or an element of the list.
+    // SAFETY: the list is borrowed, so it is alive, and the name is a null-terminated string; the result is null or points to an element of the list.
     unsafe {
         let found = c::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition);
         if found.is_null() {
@@ -31,12 +31,13 @@ pub fn beside(list: &TopicPartitionList, topic: &str, partition: i32) -> i32 {
     }
 }
 
-/// Puts it beside the offset of the partition that was added to a list last. To look for one takes the longer, the longer the list is.
+/// Sets the leader epoch of the partition that was added to a list last. Looking up a partition would take longer the longer the list
+/// is.
 pub fn set_last(list: &mut TopicPartitionList, leader_epoch: i32) {
     let Some(last) = list.count().checked_sub(1) else {
         return;
     };
-    // SAFETY: the list lives as long as it is borrowed, nobody else has it meanwhile, and it has so many elements and one more.
+    // SAFETY: the list is borrowed exclusively, so it is alive and nothing else accesses it; it has `last + 1` elements.
     unsafe {
         let added = (*list.ptr()).elems.add(last);
         c::rd_kafka_topic_partition_set_leader_epoch(added, leader_epoch);
@@ -50,7 +51,7 @@ mod tests {
     #[test]
     fn an_epoch_stands_beside_the_offset_of_its_partition() {
         let mut list = TopicPartitionList::new();
-        // There is none yet.
+        // The list is still empty.
         set_last(&mut list, 6);
         list.add_partition_range("in", 0, 1);
         set_last(&mut list, 7);

@@ -7,9 +7,9 @@ use rdkafka::bindings as c;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, OwnedHeaders};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
-/// What lists headers.
+/// A list of headers, borrowed or owned.
 pub trait List {
-    /// The list of rdkafka's that is lent.
+    /// The borrowed form of the list.
     fn lent(&self) -> &BorrowedHeaders;
 }
 
@@ -26,26 +26,27 @@ impl List for OwnedHeaders {
 }
 
 fn native(headers: &BorrowedHeaders) -> *mut c::rd_kafka_headers_t {
-    // A reference to these is librdkafka's own pointer (rdkafka 0.39, message.rs, `as_native_ptr`).
+    // A reference to these headers is librdkafka's own pointer (rdkafka 0.39, message.rs, `as_native_ptr`).
     ptr::from_ref(headers).cast_mut().cast()
 }
 
 /// The headers of a record, if it has any.
 ///
 /// # Errors
-/// It has some that librdkafka does not read, as more than 100,000. rdkafka takes these for none.
+/// It has headers that librdkafka does not parse, such as more than 100,000. rdkafka treats such a record as having
+/// none.
 pub fn of<'m>(message: &'m BorrowedMessage<'_>) -> Result<Option<&'m BorrowedHeaders>, RDKafkaErrorCode> {
     let mut list = ptr::null_mut();
     // SAFETY: the message lives as long as it is borrowed.
     match unsafe { c::rd_kafka_message_headers(message.ptr(), &mut list) } {
-        // SAFETY: what was found is the message's own, and lives as long; a reference to it is as in `native`.
+        // SAFETY: the list belongs to the message and lives as long; a reference to it is as in `native`.
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(Some(unsafe { &*list.cast::<BorrowedHeaders>() })),
         RDKafkaRespErr::RD_KAFKA_RESP_ERR__NOENT => Ok(None),
         unread => Err(unread.into()),
     }
 }
 
-/// Names and values, in their order.
+/// Names and values, in order.
 pub fn all<L: List>(headers: &L) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     let list = native(headers.lent());
     (0..).map_while(move |index| {
@@ -55,7 +56,8 @@ pub fn all<L: List>(headers: &L) -> impl Iterator<Item = (&[u8], Option<&[u8]>)>
         if found != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             return None;
         }
-        // SAFETY: what was found lives as long as the list: a name that ends in a null byte, and null or `size` bytes.
+        // SAFETY: the results live as long as the list: a null-terminated name, and a value that is null or has `size`
+        // bytes.
         unsafe {
             let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
             Some((CStr::from_ptr(name).to_bytes(), value))
@@ -63,10 +65,11 @@ pub fn all<L: List>(headers: &L) -> impl Iterator<Item = (&[u8], Option<&[u8]>)>
     })
 }
 
-/// Adds one behind the others.
+/// Appends a header.
 pub fn add(headers: &mut OwnedHeaders, name: &[u8], value: Option<&[u8]>) {
     let (bytes, size) = value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
-    // SAFETY: the list is ours alone, and librdkafka copies name and value. It takes them or has no memory, and then it aborts.
+    // SAFETY: the list is exclusively ours, and librdkafka copies name and value. It either succeeds or is out of memory, and
+    // then it aborts.
     unsafe {
         c::rd_kafka_header_add(
             native(headers.as_borrowed()),

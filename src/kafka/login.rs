@@ -22,9 +22,9 @@ use crate::config::SecretError;
 use crate::sink::Producer;
 use crate::source::context::SourceContext;
 
-/// A client of librdkafka's.
+/// A client of librdkafka.
 pub trait Client: Send + Sync {
-    /// Its handle, good for as long as the client lives.
+    /// Its handle, valid as long as the client lives.
     fn handle(&self) -> *mut RDKafka;
 }
 
@@ -50,23 +50,23 @@ struct Kept {
     certificates: u64,
 }
 
-/// Between two readings because brokers refuse: each client of the process tells each refusal, on its loop's thread, and each reading is of all. A broker
-/// that goes on refusing is told again within 30 seconds.
+/// The shortest time between two reads that refusals cause. Each client reports each refusal, on its loop's thread, and each read covers all clients. A
+/// broker that keeps refusing is reported again within 30 seconds.
 const REFUSED_EVERY: Duration = Duration::from_secs(5);
 
-/// The clients that live, each with the place that its login is read from.
+/// The live clients, each with the function that reads its properties.
 #[derive(Clone, Default)]
 pub struct Logins(Arc<Mutex<All>>);
 
 #[derive(Default)]
 struct All {
     kept: Vec<Kept>,
-    /// When brokers last made us read.
+    /// When a refusal last caused a read.
     read: Option<Instant>,
 }
 
 impl Logins {
-    /// From now on the client's login is read again by `read`; `config` is what it was made of.
+    /// Registers a client: from now on `read` reads its login again. `config` is what the client was created with.
     pub fn keep<C: Client + 'static>(
         &self,
         client: &Arc<C>,
@@ -88,13 +88,13 @@ impl Logins {
     /// Gives each client the login that is configured now, for all connections that it makes from now on.
     ///
     /// # Errors
-    /// In words: a secret that cannot be read, or certificates that have changed, which takes a restart.
+    /// In words: a secret cannot be read, or certificates have changed, which requires a restart.
     pub fn read_again(&self) -> Result<(), String> {
         renew(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The same where an error of librdkafka's says that the brokers refused the login, or that a handshake failed, as when they have changed their
-    /// authority. Comes inside of its callbacks.
+    /// Reads the logins again if librdkafka's error says that the brokers refused the login or that a handshake failed, as when the brokers have
+    /// changed their authority. It is called inside librdkafka's callbacks.
     pub fn refused(&self, error: &KafkaError) {
         let code = error.rdkafka_error_code();
         if !matches!(code, Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL)) {
@@ -103,7 +103,7 @@ impl Logins {
         let mut all = match self.0.try_lock() {
             Ok(all) => all,
             Err(TryLockError::Poisoned(all)) => all.into_inner(),
-            // It is being read.
+            // Another thread is reading them.
             Err(TryLockError::WouldBlock) => return,
         };
         if all.read.is_some_and(|read| read.elapsed() < REFUSED_EVERY) {
@@ -117,7 +117,7 @@ impl Logins {
 }
 
 fn renew(mut all: MutexGuard<'_, All>) -> Result<(), String> {
-    // Clients whose last owner this has become meanwhile are closed only when nobody is kept from here any more.
+    // If these become the last references to some clients, those are closed after the lock is released.
     let mut clients = Vec::with_capacity(all.kept.len());
     let (mut renewed, mut problem) = (0, Ok(()));
     for kept in &mut all.kept {
@@ -140,7 +140,7 @@ fn renew(mut all: MutexGuard<'_, All>) -> Result<(), String> {
 }
 
 impl Kept {
-    /// True where the login was another one.
+    /// True if the login was different.
     fn renew(&mut self, client: &dyn Client) -> Result<bool, String> {
         let config = (self.read)().map_err(|e| format!("[kafka]: {e}"))?;
         let mut changed = false;
@@ -164,12 +164,12 @@ impl Kept {
 fn give(client: &dyn Client, (user, password): &(String, String)) -> Result<(), String> {
     let text = |name: &str, value: &str| CString::new(value).map_err(|_| format!("[kafka]: {name} has a zero byte"));
     let (user, password) = (text("sasl.username", user)?, text("sasl.password", password)?);
-    // SAFETY: the handle lives as long as the client, and librdkafka copies both texts, which end with a zero.
+    // SAFETY: the handle lives as long as the client, and librdkafka copies both null-terminated strings.
     let error = unsafe { rd_kafka_sasl_set_credentials(client.handle(), user.as_ptr(), password.as_ptr()) };
     if error.is_null() {
         return Ok(());
     }
-    // SAFETY: it is ours, and used no more.
+    // SAFETY: the error is ours, and is not used again.
     unsafe { rd_kafka_error_destroy(error) };
     Err("[kafka]: librdkafka does not take the login".to_owned())
 }
@@ -179,10 +179,10 @@ fn login(config: &ClientConfig) -> Option<(String, String)> {
     of("sasl.username").zip(of("sasl.password"))
 }
 
-/// What the properties of TLS say, with the files that they name. A file that cannot be read counts as empty: it is librdkafka that says so.
+/// A hash of the TLS properties and the files that they name. A file that cannot be read counts as empty: librdkafka reports the error.
 fn certificates(config: &ClientConfig) -> u64 {
     let mut hasher = DefaultHasher::new();
-    // The map has no value of a secret, such as a key's password.
+    // The map omits the values of secrets, such as a key's password.
     for name in config.config_map().into_keys().filter(|name| name.starts_with("ssl.")) {
         let value = config.get(name).unwrap_or_default();
         (name, value).hash(&mut hasher);
@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    /// A client without a handle: nobody gives it a login.
+    /// A client without a handle, which never gets a login.
     struct Nobody;
 
     impl Client for Nobody {
@@ -225,7 +225,7 @@ mod tests {
         let refused = KafkaError::Global(RDKafkaErrorCode::Authentication);
         (0..1000).for_each(|_| logins.refused(&refused));
         assert_eq!(read(), 3);
-        // Whoever is told to reads, and the next refusal in its time.
+        // An explicit request always reads. The next refusal reads again only after the interval.
         logins.read_again().unwrap();
         assert_eq!(read(), 6);
         let before = Instant::now().checked_sub(REFUSED_EVERY);

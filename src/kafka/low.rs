@@ -1,5 +1,5 @@
-//! The beginning of a partition's log, as the broker reported it with the last fetch response. librdkafka has it without delay in its C interface
-//! only.
+//! The beginning of a partition's log, as the broker reported it with the last fetch response. librdkafka offers it without a request in its C
+//! interface only.
 
 use std::ffi::CString;
 
@@ -7,14 +7,13 @@ use rdkafka::bindings as c;
 use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
 
-/// The first offset of the log; none before the first answer, and after an error. Nobody is asked.
+/// The first offset of the log; none before the first response, and after an error. No broker is asked.
 pub fn of<C: ConsumerContext, T: Consumer<C>>(consumer: &T, topic: &str, partition: i32) -> Option<i64> {
-    // No topic of Kafka's has a null byte in its name.
+    // A topic name in Kafka contains no null byte.
     let topic = CString::new(topic).ok()?;
     let (mut low, mut high) = (-1, -1);
     let client = consumer.client().native_ptr();
-    // SAFETY: the client lives as long as the borrowed consumer; the name is a string that ends in a null byte, and both offsets are written only during
-    // the call.
+    // SAFETY: the consumer is borrowed, so the client is alive; the name is a null-terminated string, and both offsets are written only during the call.
     let answer =
         unsafe { c::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &raw mut low, &raw mut high) };
     (answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && low >= 0).then_some(low)

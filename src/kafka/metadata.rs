@@ -6,11 +6,11 @@ use std::slice;
 use rdkafka::TopicPartitionList;
 use rdkafka::bindings as c;
 
-/// That of a partition in a list; empty where it has none.
+/// The metadata that a list has for a partition; empty if there is none.
 pub fn of<'l>(list: &'l TopicPartitionList, topic: &str, partition: i32) -> &'l [u8] {
-    // No topic of Kafka's has a null byte in its name.
+    // A topic name in Kafka contains no null byte.
     let Ok(topic) = CString::new(topic) else { return &[] };
-    // SAFETY: the list lives as long as it is borrowed; what is found in it is null or an element of it, whose metadata is null or so many bytes.
+    // SAFETY: the list is borrowed, so it is alive; the result is null or an element of it, whose metadata is null or has `metadata_size` bytes.
     unsafe {
         match c::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition).as_ref() {
             Some(found) if !found.metadata.is_null() => {
@@ -25,12 +25,12 @@ pub fn of<'l>(list: &'l TopicPartitionList, topic: &str, partition: i32) -> &'l 
 pub(crate) mod tests {
     use super::*;
 
-    /// Adds a partition with any bytes for metadata.
+    /// Adds a partition whose metadata is any bytes.
     pub(crate) fn add(list: &mut TopicPartitionList, topic: &str, partition: i32, metadata: &[u8]) {
         list.add_partition(topic, partition)
             .set_metadata("?".repeat(metadata.len()));
         let topic = CString::new(topic).unwrap();
-        // SAFETY: the element was just added, with as many bytes of its own.
+        // SAFETY: the element was just added, and its own metadata has the same length.
         unsafe {
             let added = c::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition);
             metadata

@@ -7,12 +7,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
-/// For one question of a command to the brokers.
+/// The time limit of one query of a command to the brokers.
 pub const ASK: Duration = Duration::from_secs(15);
-/// How often offsets are asked for as long as the answer has an error in it.
+/// The most attempts to query offsets while the answer contains an error.
 const ASKS: usize = 3;
 
-/// A part of a partition: `from` is read, `to` is not.
+/// A range of a partition: `from` is included, `to` is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// The topic.
@@ -21,7 +21,7 @@ pub struct Part {
     pub partition: i32,
     /// The first offset.
     pub from: i64,
-    /// The first offset behind it.
+    /// The first offset after the range.
     pub to: i64,
 }
 
@@ -34,28 +34,28 @@ pub enum TopicError {
     /// There is no such topic.
     #[error("the brokers have no topic '{0}'")]
     Missing(String),
-    /// What they say instead.
+    /// Another error from the brokers.
     #[error("topic '{topic}': {code}{hint}")]
     Refused {
         /// The topic.
         topic: String,
-        /// Their error.
+        /// Their error code.
         code: RDKafkaErrorCode,
-        /// What may be done about it.
+        /// What to do about it.
         hint: &'static str,
     },
 }
 
-/// The partitions of a topic, in order. Brokers that make topics by themselves make it, unless the client has `allow.auto.create.topics=false`, as
-/// consumers have.
+/// The partitions of a topic, in order. Brokers with automatic topic creation create the topic, unless the client sets
+/// `allow.auto.create.topics=false`, as consumers do.
 ///
 /// # Errors
-/// No answer within `limit`, no such topic, or what the brokers say of it.
+/// No answer within `limit`, no such topic, or another error from the brokers.
 pub fn partitions<C: ClientContext>(client: &Client<C>, topic: &str, limit: Duration) -> Result<Vec<i32>, TopicError> {
     partitions_and_brokers(client, topic, limit).map(|(partitions, _)| partitions)
 }
 
-/// The same, and how many brokers its cluster has now.
+/// As [`partitions`], and how many brokers the cluster has now.
 ///
 /// # Errors
 /// As [`partitions`].
@@ -85,7 +85,7 @@ pub fn partitions_and_brokers<C: ClientContext>(
     Ok((partitions, metadata.brokers().len()))
 }
 
-/// The first error of a partition: without it, where an offset is missing, none is there.
+/// Fails with the first error of a partition. If there is none, a missing offset means that there is no such record.
 ///
 /// # Errors
 /// That error.
@@ -93,11 +93,11 @@ pub fn without_error(list: &TopicPartitionList) -> Result<(), KafkaError> {
     list.elements().iter().try_for_each(|partition| partition.error())
 }
 
-/// The offsets of the times in a list, or of [`Offset::Beginning`] and [`Offset::End`]. Where librdkafka tries again by itself, as it does while a leader
-/// changes, it keeps the try that has failed and returns it as the answer, with no offset in it. The next question has the answer of its own.
+/// The offsets for the times in a list, or for [`Offset::Beginning`] and [`Offset::End`]. When librdkafka retries by itself, as while a leader changes,
+/// it returns the failed attempt, without an offset, as the answer. So the query is repeated: the next one gets an answer of its own.
 ///
 /// # Errors
-/// No answer, or one with an error in it each time.
+/// No answer, or an error in every answer.
 pub fn offsets<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     list: &TopicPartitionList,
@@ -112,7 +112,7 @@ pub fn offsets<C: ConsumerContext>(
     }
 }
 
-/// What a topic holds now, from the first record that is as young as `since` to the first that is as young as `until`, in
+/// The ranges of a topic now: from the first record not older than `since` to the first not older than `until`, in
 /// milliseconds since 1970.
 ///
 /// # Errors
@@ -134,7 +134,7 @@ pub fn parts<C: ConsumerContext>(
             to,
         });
     }
-    // The first offset that is as young as that; none where no record is.
+    // The first offset not older than that time; none if no record is.
     let at = |time: i64| -> Result<Vec<Option<i64>>, String> {
         let mut list = TopicPartitionList::new();
         for part in &parts {
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn an_error_is_not_taken_for_the_answer_that_no_record_is_there() {
         const DONE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
-        // librdkafka tries again by itself.
+        // librdkafka retries after this error by itself.
         const FAILED: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH;
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
@@ -217,7 +217,7 @@ mod tests {
         let found = offsets(&consumer, &list).unwrap();
         assert_eq!(found.find_partition("t", 0).unwrap().offset(), Offset::Offset(0));
 
-        // Two are for beginning and end.
+        // Two answers are for beginning and end.
         answers(&[vec![DONE, DONE], [FAILED, DONE].repeat(ASKS)].concat());
         let error = parts(&consumer, "t", Some(0), None).unwrap_err();
         assert!(error.starts_with("topic t: "), "{error}");

@@ -14,20 +14,20 @@ use rdkafka::types::{RDKafka, RDKafkaRespErr};
 /// What a client may do with a topic or a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowed {
-    /// These operations, a bit each.
+    /// These operations, one bit each.
     Only(u64),
-    /// Not even to know of it.
+    /// Not even to see it.
     Nothing,
-    /// The broker does not tell.
+    /// The broker does not report it.
     Unknown,
 }
 
-/// An operation that rights are given for.
+/// An operation that permissions exist for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// To read a topic, or to be a member of a group and commit for it.
+    /// Read a topic, or join a group and commit offsets for it.
     Read,
-    /// To write to a topic.
+    /// Write to a topic.
     Write,
 }
 
@@ -49,7 +49,7 @@ impl Operation {
 }
 
 impl Allowed {
-    /// Whether it is known that this is not permitted.
+    /// Whether the operation is known not to be permitted.
     pub fn refuses(self, operation: Operation) -> bool {
         match self {
             Allowed::Only(operations) => operations & (1 << operation.code()) == 0,
@@ -59,27 +59,27 @@ impl Allowed {
     }
 }
 
-/// Of each of these topics, what the client may do with it.
+/// What the client may do with each of these topics.
 pub fn of_topics<C: ConsumerContext>(client: &BaseConsumer<C>, names: &[&str], limit: Duration) -> Vec<Allowed> {
     ask(client, names, limit, &TOPICS)
 }
 
-/// Of each of these groups, what the client may do with it.
+/// What the client may do with each of these groups.
 pub fn of_groups<C: ConsumerContext>(client: &BaseConsumer<C>, names: &[&str], limit: Duration) -> Vec<Allowed> {
     ask(client, names, limit, &GROUPS)
 }
 
-/// The functions of one kind of resource.
+/// The functions for one kind of resource.
 struct Kind {
     operation: c::rd_kafka_admin_op_t,
     denied: RDKafkaRespErr,
-    /// Sends the question about these names to the queue.
+    /// Sends the query for these names; the answer goes to the queue.
     send: unsafe fn(*mut RDKafka, &mut [*const c_char], *const c::rd_kafka_AdminOptions_t, *mut c::rd_kafka_queue_t),
-    /// What the answer says, by name.
+    /// The content of the answer, by name.
     read: unsafe fn(*mut c::rd_kafka_event_t) -> Vec<Told>,
 }
 
-/// A resource: name, error, and its operations with their number.
+/// A resource: name, error, and its operations with their count.
 type Told = (
     *const c_char,
     *const c::rd_kafka_error_t,
@@ -99,7 +99,7 @@ const TOPICS: Kind = Kind {
     },
     read: |event| {
         let mut count = 0;
-        // SAFETY: see `ask`. What is read belongs to the event; another kind of event has no result.
+        // SAFETY: see `ask`. Everything read belongs to the event; an event of another kind has no result.
         unsafe {
             let result = c::rd_kafka_event_DescribeTopics_result(event);
             if result.is_null() {
@@ -151,7 +151,7 @@ const GROUPS: Kind = Kind {
 fn ask<C: ConsumerContext>(client: &BaseConsumer<C>, names: &[&str], limit: Duration, kind: &Kind) -> Vec<Allowed> {
     let mut allowed = vec![Allowed::Unknown; names.len()];
     let wanted: Result<Vec<CString>, _> = names.iter().map(|name| CString::new(*name)).collect();
-    // A name with a zero byte is nobody's.
+    // No resource has a name with a null byte.
     let Ok(wanted) = wanted else { return allowed };
     if wanted.is_empty() {
         return allowed;
@@ -159,14 +159,14 @@ fn ask<C: ConsumerContext>(client: &BaseConsumer<C>, names: &[&str], limit: Dura
     let mut pointers: Vec<*const c_char> = wanted.iter().map(|name| name.as_ptr()).collect();
     let client = client.client().native_ptr();
     let millis = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client lives longer than this; names are copied before `send` returns; options, queue and event are made here and
-    // destroyed here, after their last use, and an event that comes later goes with the queue.
+    // SAFETY: the client outlives this call; names are copied before `send` returns; options, queue and event are created and
+    // destroyed here, after their last use, and an event that arrives later is destroyed with the queue.
     unsafe {
         let options = c::rd_kafka_AdminOptions_new(client, kind.operation);
         if options.is_null() {
             return allowed;
         }
-        // A limit that is out of bounds leaves librdkafka's own.
+        // A limit that is out of range leaves librdkafka's default.
         c::rd_kafka_AdminOptions_set_request_timeout(options, millis, null_mut(), 0);
         let error = c::rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
         if error.is_null() {
@@ -207,13 +207,13 @@ unsafe fn verdict(
             _ => Allowed::Unknown,
         };
     }
-    // Null where they were not told, and not where there are none.
+    // Null means that they were not reported, not that there are none.
     if operations.is_null() {
         return Allowed::Unknown;
     }
     // Read as numbers: a broker may know more operations than the enum.
     let operations = operations.cast::<u32>();
-    // SAFETY: there are so many; an enum of C's is as large.
+    // SAFETY: there are `count` of them; a C enum has the same size.
     let bits = (0..count)
         .map(|i| unsafe { *operations.add(i) })
         .filter(|code| *code < u64::BITS);

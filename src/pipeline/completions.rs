@@ -16,16 +16,16 @@ use crate::outcome::Outcome;
 /// How an event came back.
 #[derive(Debug)]
 pub enum How {
-    /// Everything that it was to cause has happened.
+    /// All its effects have happened.
     Finished(Outcome),
-    /// Its output or dead letter was handed to the producer and refused; the event still holds both.
+    /// Its output or dead letter was handed to the producer, and delivery failed; the event can make either again.
     Undelivered(Failure),
-    /// It has to be processed again from the last commit: its output was refused, and others of its key may be in the topic that came after it,
-    /// behind which it would stand if it were sent now; or the producer is over.
+    /// It has to be processed again from the last commit. Either its output was refused, and later outputs of its key may already be in the
+    /// topic, so that sending it now would place it behind them; or the producer is unusable.
     StartAgain(Failure),
-    /// It cannot go on, and its pipeline must not commit past it.
+    /// It cannot continue, and its pipeline must not commit past it.
     Fatal(Failure),
-    /// Its partition has left; another owner will process it.
+    /// Its partition was taken away; the next owner will process it.
     Abandoned,
 }
 
@@ -55,7 +55,7 @@ struct Inbox {
 pub struct Completions {
     inbox: Mutex<Inbox>,
     notify: Notify,
-    /// Bytes that the loop's events hold beside what they were admitted with.
+    /// Bytes that the loop's events hold beyond what they were admitted with.
     held: AtomicUsize,
 }
 
@@ -81,7 +81,7 @@ impl Completions {
         self.with(|inbox| inbox.completions.push(completion));
     }
 
-    /// Adds an event that has not ended, and goes on in the loop; where that is gone, the event is dropped.
+    /// Adds an event that has not ended and continues in the loop; if the loop is gone, the event is dropped.
     pub fn go_on(&self, event: Box<Event>) {
         let refused = self.with(|inbox| {
             if inbox.closed {
@@ -90,11 +90,12 @@ impl Completions {
             inbox.going_on.push(event);
             None
         });
-        // Not under the lock: its turn tells the next of its key.
+        // Not dropped under the lock, because its turn notifies the next event of its key.
         drop(refused);
     }
 
-    /// The loop is gone: what would have gone on in it is dropped, now and later, so that nobody waits for its turn.
+    /// Closes the list because the loop is gone: events that would continue in it are dropped, now and later, so that
+    /// nothing waits for their turns.
     pub fn close(&self) {
         let left = self.with(|inbox| {
             inbox.closed = true;
@@ -103,32 +104,32 @@ impl Completions {
         drop(left);
     }
 
-    /// Frees a lane before its event ends: its output is in the producer's queue, whose order is kept.
+    /// Frees a lane before its event ends, because its output is in the producer's queue, which keeps the order.
     pub fn release_lane(&self, lane: LaneId) {
         self.with(|inbox| inbox.lane_releases.push(lane));
     }
 
-    /// Notes an event that was dropped without an end: a bug, which stops its pipeline.
+    /// Notes an event that was dropped before it ended: a bug, which halts its pipeline.
     pub fn vanished(&self, origin: Origin) {
         self.with(|inbox| inbox.vanished.push(origin));
     }
 
-    /// Notes a task without an event that panicked, by what it did.
+    /// Notes that a task without an event panicked; `what` says what it was doing.
     pub fn panicked(&self, what: &'static str) {
         self.with(|inbox| inbox.panicked.push(what));
     }
 
-    /// An event holds so many bytes more.
+    /// Counts bytes that an event holds in addition.
     pub fn hold(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// An event that held so many is over.
+    /// Releases bytes that an event no longer holds.
     pub fn let_go(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes that the loop's events hold beside what they were admitted with.
+    /// Bytes that the loop's events hold beyond what they were admitted with.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
@@ -138,7 +139,7 @@ impl Completions {
         self.notify.notified().await;
     }
 
-    /// Takes everything; the buffers given are emptied and used again.
+    /// Takes everything; the given buffers are cleared and reused.
     pub fn take(&self, batch: &mut Batch) {
         batch.completions.clear();
         batch.going_on.clear();
@@ -154,17 +155,17 @@ impl Completions {
     }
 }
 
-/// What one [`Completions::take`] brought.
+/// The content of one [`Completions::take`].
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Events that ended.
     pub completions: Vec<Completion>,
-    /// Events that go on in the loop.
+    /// Events that continue in the loop.
     pub going_on: Vec<Box<Event>>,
     /// Lanes to free.
     pub lane_releases: Vec<LaneId>,
-    /// Events that were dropped without an end.
+    /// Events that were dropped before they ended.
     pub vanished: Vec<Origin>,
-    /// What tasks without an event did that panicked.
+    /// What tasks without an event were doing when they panicked.
     pub panicked: Vec<&'static str>,
 }

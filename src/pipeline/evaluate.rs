@@ -49,8 +49,8 @@ pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> 
     })
 }
 
-/// What is left of a life that is reckoned from the clock, as it is bound. A row whose life is over lives for a second more: 0 would be for ever, and not to
-/// write it would leave in place what it replaces.
+/// The remaining TTL of a row whose lifetime is computed from the clock, as it is bound. An expired row gets one second: 0 would mean for ever, and without
+/// a write the row that it replaces would stay.
 pub fn life_left<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> Result<Value<'e>, Failure> {
     Ok(match value(program, source, event)? {
         Value::Long(FOR_EVER) => Value::Int(0),
@@ -59,7 +59,7 @@ pub fn life_left<'e>(program: &'e Program, source: &'e Source, event: &'e Event)
     })
 }
 
-/// The rows of a look-up, whose columns came as lists, as records.
+/// The rows of a look-up as records, from columns that came as lists.
 fn records<'e>(program: &'e Program, step: usize, columns: &'e [Value<'static>]) -> Value<'e> {
     let Action::Lookup(lookup) = &program.steps[step].action else {
         return Value::Null;
@@ -108,15 +108,15 @@ fn record_field<'e>(field: &RecordField, event: &'e Event) -> Value<'e> {
     }
 }
 
-/// What [`now_micros`] gives in place of the time; the least number is none.
+/// The value that [`now_micros`] returns instead of the time; `i64::MIN` means none.
 static FIXED: AtomicI64 = AtomicI64::new(i64::MIN);
 
-/// Fixes the time of the process's expressions at these microseconds since 1970, for cases of `messina test`, or lets it go again.
+/// Fixes the time of the process's expressions at these microseconds since 1970, for cases of `messina test`; none releases it.
 pub fn fix_now(micros: Option<i64>) {
     FIXED.store(micros.unwrap_or(i64::MIN), Ordering::Relaxed);
 }
 
-/// Microseconds since 1970; 0 where the clock is before it.
+/// Microseconds since 1970; 0 if the clock is before that.
 pub fn now_micros() -> i64 {
     let fixed = FIXED.load(Ordering::Relaxed);
     if fixed != i64::MIN {
@@ -127,7 +127,7 @@ pub fn now_micros() -> i64 {
         .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// The time in this unit, cut and not rounded.
+/// The time in this unit, truncated.
 fn now(unit: Unit) -> i64 {
     let micros = now_micros();
     match unit {
@@ -137,7 +137,7 @@ fn now(unit: Unit) -> i64 {
     }
 }
 
-/// Whether values of this type can be an output key, as far as a type tells.
+/// Whether values of this type can be an output key, as far as the type tells.
 pub fn can_be_key(ty: &Type) -> bool {
     !matches!(
         ty.non_null(),
@@ -151,7 +151,8 @@ pub fn can_be_key(ty: &Type) -> bool {
     )
 }
 
-/// Appends the bytes of an output key: text and UUIDs as UTF-8, bytes as they are, numbers in decimal; false for null, which is none.
+/// Appends the bytes of an output key: text and UUIDs as UTF-8, bytes as they are, numbers in decimal. Returns false for null, which
+/// means no key.
 pub fn append_key_bytes(value: &Value<'_>, to: &mut Vec<u8>) -> Result<bool, Failure> {
     match value {
         Value::Null => return Ok(false),

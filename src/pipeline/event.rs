@@ -24,33 +24,34 @@ use crate::store::cache::Hit;
 use crate::telemetry::traces::Span;
 use crate::turns::Turn;
 
-/// The most memory that a buffer of an ended event keeps, in bytes.
+/// The largest buffer that an ended event keeps, in bytes.
 const KEPT: usize = 16 * 1024;
-/// So much a buffer may have for any record, however small, in bytes: records of different sizes take turns in it, and ask for no memory.
+/// Any record may use a buffer of this size, in bytes, however small the record is: records of different sizes then share it without new
+/// allocations.
 const ROOMY: usize = 4 * 1024;
-/// So much that an event holds of a step is not counted: a row of the usual size.
+/// The size of a usual row, in bytes. What an event gets from a step is only counted above that.
 const SMALL: usize = 1024;
-/// What librdkafka keeps for each header beside its name and value, in bytes.
+/// librdkafka's overhead for each header beside its name and value, in bytes.
 const HEADER: usize = 64;
 
-/// Where an event came from, and what the ledger and the lanes know it by.
+/// Where an event came from, and how the ledger and the lanes identify it.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// The assignment of the partition that the record was read under.
+    /// The assignment of the partition under which the record was read.
     pub ticket: Ticket,
-    /// Topic.
+    /// The topic.
     pub topic: Arc<str>,
-    /// Kafka's number of the partition.
+    /// Kafka's partition number.
     pub partition: i32,
-    /// Offset in the partition.
+    /// The offset in the partition.
     pub offset: i64,
-    /// The record's timestamp, milliseconds since 1970; none where the record has none.
+    /// The record's timestamp, in milliseconds since 1970; none if the record has none.
     pub timestamp_ms: Option<i64>,
-    /// The timestamp of every row that the record writes, microseconds since 1970 (promise 2).
+    /// The timestamp of every row that the record writes, in microseconds since 1970 (promise 2).
     pub write_timestamp_us: i64,
 }
 
-/// One assignment of a partition, as all of its events know it.
+/// One assignment of a partition, shared by all its events.
 #[derive(Debug, Default)]
 pub struct Tenure {
     over: AtomicBool,
@@ -59,36 +60,36 @@ pub struct Tenure {
 }
 
 impl Tenure {
-    /// The partition has left: what still runs may give up.
+    /// Ends the assignment: work that still runs for the partition may stop.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
         self.ended.notify_waiters();
     }
 
-    /// Returns once the partition has left.
+    /// Returns once the assignment has ended.
     pub async fn ended(&self) {
-        // Made before the look, for it hears of every end from here on.
+        // Created before the check, so that no end after this line is missed.
         let ended = self.ended.notified();
         if !self.over.load(Ordering::SeqCst) {
             ended.await;
         }
     }
 
-    /// Whether a producer that keeps an order has outputs of it, as far as the loop has heard. Who ends it and asks then misses none: who hands one over
-    /// counts it first, and asks then whether it has ended.
+    /// Whether an ordered producer has outputs of this assignment, as far as the loop knows. After [`Tenure::end`] this misses none, because whoever
+    /// hands an output over counts it first, and then checks whether the assignment has ended.
     pub fn has_outputs(&self) -> bool {
         self.outputs.load(Ordering::SeqCst) > 0
     }
 }
 
-/// One record on its way.
+/// One record in process.
 #[derive(Debug)]
 pub struct Event {
     /// Where it came from.
     pub origin: Origin,
-    /// The lane that it holds, none while it waits for its schema.
+    /// The lane that it holds; none while it waits for its schema.
     pub lane: Option<LaneId>,
-    /// Its turn to be published, where the order of a key is kept that way.
+    /// Its turn to be published, if turns keep the order of its key.
     pub turn: Option<Turn>,
     /// Value, padding, key.
     bytes: Vec<u8>,
@@ -97,44 +98,44 @@ pub struct Event {
     has_value: bool,
     /// Where the Avro datum begins in the value.
     pub datum_start: usize,
-    /// Schema id of the Confluent framing, once read.
+    /// The schema id from the Confluent framing, once read.
     pub schema_id: Option<u32>,
-    /// The record's headers; of a traced one they name its span.
+    /// The record's headers; in a traced record they name its span.
     pub headers: Option<OwnedHeaders>,
-    /// What the record's headers take, in bytes.
+    /// The size of the record's headers, in bytes.
     header_bytes: usize,
-    /// What steps gave it, in bytes, as far as it is counted.
+    /// Counted bytes that steps have given it.
     held: usize,
-    /// What of that counts for a task which it may come to need, until it has one or needs none.
+    /// The part of `held` that is reserved for a task that it may need, until it has a task or needs none.
     reserved: usize,
-    /// Its span, where it is traced.
+    /// Its span, if it is traced.
     pub span: Option<Box<Span>>,
-    /// What reads this record's schema; none until it is known.
+    /// The plan that reads this record's schema; none until the schema is known.
     pub plan: Option<Arc<SchemaPlan>>,
-    /// Positions that the plan recorded.
+    /// The positions that the plan recorded.
     pub marks: Vec<u32>,
-    /// Answers of the look-ups, by step; none where a step did not run or found nothing.
+    /// The rows of the look-ups, by step; none if a step did not run or found nothing.
     pub rows: Vec<Option<Hit>>,
-    /// Values of the `set` steps, by their index in the program.
+    /// The values of the `set` steps, by their index in the program.
     pub named: Vec<Value<'static>>,
-    /// The stage that comes next.
+    /// The next stage.
     pub stage: usize,
-    /// Steps of that stage that have their answer, by bit; see [`Event::ANSWERS`].
+    /// Steps of that stage that have their answer, one bit each; see [`Event::ANSWERS`].
     pub answered: u64,
-    /// Whether it writes its row at this stage by itself, for the batch that it was in has failed or may not be written.
+    /// Whether it writes its row at this stage alone, because its batch has failed or may not be written.
     pub alone: bool,
-    /// Bytes of its output that the brokers have refused. The output itself is nowhere but in the producer's queue, whose bound is one of memory,
-    /// and is made again for each attempt.
+    /// The size of its output that the brokers have refused. The output itself exists only in the producer's queue, which is bounded by memory,
+    /// and is encoded again for each attempt.
     pub refused_bytes: usize,
-    /// How the event ends once what it waits for is acknowledged.
+    /// How the event ends once everything it waits for is acknowledged.
     pub pending: Outcome,
-    /// Attempts to deliver it, after the first.
+    /// The number of delivery attempts after the first.
     pub attempts: u32,
-    /// Whether the last of them was a probe of the producer's breaker.
+    /// Whether the last attempt was a probe of the producer's breaker.
     pub probe: bool,
-    /// Why it is a dead letter, once it is one; before it is read, why it cannot be.
+    /// Why it is a dead letter, if it is one. Before it is read: why it cannot be.
     pub failure: Option<Failure>,
-    /// The transaction that it belongs to; 0 where there are none.
+    /// The transaction that it belongs to; 0 without transactions.
     pub transaction: u64,
     /// When the loop admitted it.
     pub admitted: Instant,
@@ -142,12 +143,12 @@ pub struct Event {
     pub produced: Option<Instant>,
     /// The assignment of its partition.
     pub tenure: Arc<Tenure>,
-    /// Whether it counts among the outputs of that.
+    /// Whether it is counted among the outputs of `tenure`.
     counted: bool,
     completions: Option<Arc<Completions>>,
 }
 
-/// What an event is made of, apart from its origin.
+/// The content of an event, apart from its origin.
 pub struct Content<'a> {
     /// The record's value; none for a tombstone.
     pub value: Option<&'a [u8]>,
@@ -158,15 +159,15 @@ pub struct Content<'a> {
 }
 
 impl Event {
-    /// The steps of a pipeline that can be marked in `answered`: those behind them are not.
+    /// How many steps of a pipeline `answered` can mark; steps with a higher index are never marked.
     pub const ANSWERS: usize = 64;
 
-    /// Whether a step of the stage that comes next has its answer.
+    /// Whether a step of the next stage has its answer.
     pub fn is_answered(&self, step: usize) -> bool {
         step < Event::ANSWERS && self.answered & (1 << step) != 0
     }
 
-    /// Goes on to the stage behind; what was noted of the one before is over.
+    /// Moves on to the next stage and clears the notes about the current one.
     pub fn pass_stage(&mut self) {
         self.stage += 1;
         self.answered = 0;
@@ -174,7 +175,7 @@ impl Event {
         self.unreserve();
     }
 
-    /// Copies the record out of the consumer's memory. `spare` is an event that has ended, whose memory is used again.
+    /// Copies the record out of the consumer's memory. `spare` is an ended event whose memory is reused.
     pub fn new(
         spare: Option<Box<Event>>,
         origin: Origin,
@@ -221,7 +222,7 @@ impl Event {
         });
         let value = content.value.unwrap_or_default();
         let needed = value.len() + PADDING + content.key.map_or(0, <[u8]>::len);
-        // It weighs what is in it.
+        // The budget counts the record's size, not the buffer's, so the buffer must not be much larger.
         if event.bytes.capacity() > ROOMY.max(4 * needed) {
             event.bytes = Vec::new();
         }
@@ -255,7 +256,7 @@ impl Event {
         self.key.map(|(start, end)| &self.bytes[start..end])
     }
 
-    /// The value with readable padding behind it, for the plan; the datum is at `datum_start..value_length`.
+    /// The value followed by readable padding, for the plan; the datum is at `datum_start..value_length`.
     pub fn padded(&self) -> &[u8] {
         &self.bytes
     }
@@ -270,17 +271,18 @@ impl Event {
         &self.bytes[self.datum_start..self.value_length]
     }
 
-    /// What the event weighs in the budget, in bytes: value, key and output are of one order of size.
+    /// The event's weight in the budget, in bytes. It assumes that the output is about as large as the value.
     pub fn weight(value: usize, key: usize, headers: usize) -> usize {
         2 * value + key + headers + std::mem::size_of::<Event>()
     }
 
-    /// The weight of this event. Its headers count to its end, wherever they are.
+    /// The weight of this event. Its headers count until it ends, wherever they are.
     pub fn own_weight(&self) -> usize {
         Event::weight(self.value_length, self.key.map_or(0, |(s, e)| e - s), self.header_bytes)
     }
 
-    /// A step has given it so many bytes of its own. What exceeds a usual row counts in the budget of its loop, to its end.
+    /// Counts bytes that a step has given it in the budget of its loop, until it ends. Up to the size of a usual row they
+    /// are not counted.
     pub fn hold(&mut self, bytes: usize) {
         if bytes > SMALL
             && let Some(completions) = &self.completions
@@ -290,7 +292,7 @@ impl Event {
         }
     }
 
-    /// Counts a task that it may come to need, until it passes its stage or goes on alone.
+    /// Counts a task that it may need, until it passes its stage or continues alone.
     pub fn reserve(&mut self, bytes: usize) {
         if let Some(completions) = &self.completions {
             completions.hold(bytes);
@@ -309,24 +311,24 @@ impl Event {
         }
     }
 
-    /// As [`Event::hold`], of what is kept only for as long as what is given back: the values that a step binds, which wait for its answer with it.
+    /// As [`Event::hold`], but counted only while the result lives: for the values that a step binds and holds while it waits for its answer.
     pub fn hold_while(&self, bytes: usize) -> Option<Holding<'_>> {
         let completions = self.completions.as_deref().filter(|_| bytes > SMALL)?;
         completions.hold(bytes);
         Some(Holding { completions, bytes })
     }
 
-    /// What counts to its end.
+    /// The bytes that count until it ends.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// The list that the event comes back by.
+    /// The list through which the event returns.
     pub fn completions(&self) -> Option<Arc<Completions>> {
         self.completions.clone()
     }
 
-    /// Sends an event that came back on its way again.
+    /// Gives an event that came back its list again, so that it can be sent once more.
     pub fn restore_completions(&mut self, completions: Arc<Completions>) {
         self.completions = Some(completions);
     }
@@ -336,25 +338,25 @@ impl Event {
         self.tenure.over.load(Ordering::SeqCst)
     }
 
-    /// Its output goes to a producer that keeps an order, and that may have it for longer than the partition is here.
+    /// Counts its output: it goes to an ordered producer, which may hold it for longer than the partition is here.
     pub fn count_output(&mut self) {
         if !std::mem::replace(&mut self.counted, true) {
             self.tenure.outputs.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// The producer has not taken the output, or the event is over.
+    /// Undoes the count, because the producer has not taken the output or the event has ended.
     pub fn uncount_output(&mut self) {
         if std::mem::take(&mut self.counted) {
             self.tenure.outputs.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
-    /// Hands the event back to its loop.
+    /// Returns the event to its loop.
     pub fn complete(mut self: Box<Event>, how: How) {
         match (self.turn.take(), &how) {
             (Some(turn), How::Finished(_)) => turn.pass(),
-            // Dropped: what comes behind it is not published.
+            // The turn is dropped, so that later events of the key are not published.
             (_, How::Undelivered(_) | How::StartAgain(_) | How::Fatal(_) | How::Abandoned) | (None, _) => {}
         }
         if let Some(completions) = self.completions.take() {
@@ -362,21 +364,21 @@ impl Event {
         }
     }
 
-    /// Gives the event back to its loop, where it goes on from the stage that comes next; it keeps its lane and its turn.
+    /// Returns the event to its loop, where it continues at its next stage; it keeps its lane and its turn.
     pub fn go_on(mut self: Box<Event>) {
         if let Some(completions) = self.completions.take() {
             completions.go_on(self);
         }
     }
 
-    /// The same, and it writes its row at that stage by itself.
+    /// As [`Event::go_on`], but it writes its row at that stage alone.
     pub fn go_on_alone(mut self: Box<Event>) {
         self.alone = true;
         self.unreserve();
         self.go_on();
     }
 
-    /// Empties the event for reuse; its memory stays.
+    /// Clears the event for reuse; its memory stays.
     pub fn recycle(mut self: Box<Event>) -> Box<Event> {
         self.uncount_output();
         self.completions = None;
@@ -395,7 +397,7 @@ impl Event {
         self.answered = 0;
         self.alone = false;
         self.refused_bytes = 0;
-        // One phase of large values must not be paid for ever.
+        // One phase of large values must not occupy memory for ever.
         if self.bytes.capacity() > KEPT {
             self.bytes = Vec::new();
         }
@@ -421,7 +423,7 @@ impl Drop for Holding<'_> {
     }
 }
 
-/// What headers take in memory, in bytes.
+/// The memory that headers take, in bytes.
 fn header_bytes(headers: &OwnedHeaders) -> usize {
     let one = |(name, value): (&[u8], Option<&[u8]>)| HEADER + name.len() + value.map_or(0, <[u8]>::len);
     headers::all(headers).map(one).sum()

@@ -32,14 +32,14 @@ use guarded::bare_paths;
 use inputs::{Inputs, Seen, for_ever_for_zero, take_lists};
 pub use types::{Mistaken, UnknownField, time, unit};
 
-/// What a path points at.
+/// What a path refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {
     /// A field of the event, as a path below `event`; empty for the event itself.
     Event(String),
     /// A property of the Kafka record.
     Record(RecordField),
-    /// A column that a look-up answers, or a name that a `set` step gives.
+    /// A column of a look-up, or a name from a `set` step.
     Step {
         /// Name of the step.
         step: String,
@@ -66,7 +66,7 @@ pub enum RecordField {
 }
 
 impl RecordField {
-    /// Its name behind `record.`.
+    /// Its name after `record.`.
     pub fn name(&self) -> &'static str {
         match self {
             RecordField::Key => "key",
@@ -107,16 +107,16 @@ pub enum Expression {
 /// A general expression: CEL whose variables `@0`, `@1`, … stand for `inputs`.
 #[derive(Debug, Clone)]
 pub struct Computed {
-    /// What follows from the expression is told by this one, which has all its literals.
+    /// The complete tree, with all literals, for static analysis.
     tree: Arc<IdedExpr>,
-    /// The tree that runs: names stand in it for `lists`.
+    /// The tree that is evaluated: variables in it stand for `lists`.
     run: Arc<IdedExpr>,
     lists: Arc<[Box<dyn Val>]>,
     /// What the variables stand for, in order.
     pub inputs: Vec<Reference>,
-    /// How CEL sees each of them.
+    /// How CEL sees each input.
     seen: Arc<[Seen]>,
-    /// Whether has() guards each of them.
+    /// Whether has() guards each input.
     guarded: Arc<[bool]>,
 }
 
@@ -145,13 +145,15 @@ pub enum ExpressionError {
     UnknownFunction(String),
 }
 
-/// What a life has in the place of a 0 that its author wrote: one that is reckoned may come to 0, and is over then.
+/// Stands for a literal 0 in a lifetime. A computed lifetime may also come to 0, and is then over, while the literal
+/// means for ever.
 pub(super) const FOR_EVER: i64 = i64::MIN;
 
-/// What CEL reads as a literal or an operator, even behind a dot.
+/// What CEL reads as a literal or an operator, even after a dot.
 const KEYWORDS: [&str; 4] = ["false", "in", "null", "true"];
 
-/// A field or a column as it is written behind what has it: `.name`, or `['name']` where CEL takes `.name` for no path.
+/// A field or a column as it is written after its owner: `.name`, or `['name']` if CEL does not accept `.name` as a
+/// path.
 pub fn member(name: &str) -> String {
     let part = if is_identifier(name) && !KEYWORDS.contains(&name) {
         path::Part::Name
@@ -161,7 +163,7 @@ pub fn member(name: &str) -> String {
     part(name.to_owned()).to_string()
 }
 
-/// Whether a keyword stands behind a dot: no path for CEL, and a path for whoever wrote it.
+/// Whether a keyword follows a dot: CEL does not accept that as a path, but its author means one.
 pub fn has_keyword_behind_dot(text: &str) -> bool {
     text.split('.').skip(1).any(|part| {
         let end = part.find(|c: char| !(c.is_alphanumeric() || c == '_'));
@@ -169,7 +171,7 @@ pub fn has_keyword_behind_dot(text: &str) -> bool {
     })
 }
 
-/// Parses an expression; `steps` are the names of the steps that come before it.
+/// Parses an expression; `steps` are the names of the steps before it.
 pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> {
     let trimmed = text.trim();
     if trimmed == "now()" {
@@ -239,7 +241,7 @@ enum Part<'a> {
     Key(&'a str),
 }
 
-/// The head and the parts of `head.a[0]['k']`, or none where the expression is anything else.
+/// The head and the parts of `head.a[0]['k']`; none if the expression is anything else.
 fn chain(expr: &Expr) -> Option<(&str, Vec<Part<'_>>)> {
     match expr {
         Expr::Ident(name) => Some((name, Vec::new())),
@@ -309,7 +311,7 @@ fn path_of(expr: &Expr, steps: &[&str]) -> Result<Option<Reference>, ExpressionE
     Ok(Some(reference))
 }
 
-/// The path that an expression is, where its head is no variable of the comprehensions around.
+/// The path that an expression is, unless its head is a variable of an enclosing comprehension.
 fn free_path(expr: &Expr, steps: &[&str], bound: &[String]) -> Result<Option<Reference>, ExpressionError> {
     if chain(expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head)) {
         return Ok(None);
@@ -317,8 +319,8 @@ fn free_path(expr: &Expr, steps: &[&str], bound: &[String]) -> Result<Option<Ref
     path_of(expr, steps)
 }
 
-/// Replaces every path by a variable. `bound` are the variables of the comprehensions around. What `string()` makes text of is an input
-/// of its own; so is what `int()` makes a whole number of, and what a macro goes through.
+/// Replaces every path by a variable. `bound` are the variables of the enclosing comprehensions. A path inside `string()` is an input
+/// of its own; so is one inside `int()`, and one that a macro iterates over.
 fn cut_paths(
     node: &mut IdedExpr,
     steps: &[&str],
@@ -331,7 +333,7 @@ fn cut_paths(
     }
     match &mut node.expr {
         Expr::Select(select) if select.test => {
-            // has(event.a): whether the value is there.
+            // has(event.a): whether the value exists and is not null.
             let operand = Expr::Select(cel::common::ast::SelectExpr {
                 test: false,
                 ..select.clone()
@@ -342,7 +344,7 @@ fn cut_paths(
                 return Ok(());
             }
             cut_paths(&mut select.operand, steps, inputs, bound)?;
-            // CEL's own has() asks for the key alone, and a field that is null has one; where the operand is null or absent, it fails.
+            // CEL's own has() only asks for the key, which a null field has, too; and it fails if the operand is null or absent.
             let value = Expr::Select(cel::common::ast::SelectExpr {
                 test: false,
                 ..select.clone()
@@ -419,7 +421,7 @@ fn cut_paths(
     }
 }
 
-/// Whether there is a function of this name, or a method where it is called as one; told by the interpreter, asked without arguments.
+/// Whether a function of this name exists, or a method if it is called as one. The interpreter is asked by a call without arguments.
 fn exists(call: &CallExpr) -> bool {
     if !call.func_name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return true; // An operator.
@@ -438,7 +440,7 @@ fn exists(call: &CallExpr) -> bool {
     )
 }
 
-/// Whether a value is there and not null, with every field, key and index on the way to it. What else is wrong with it fails as it would anyway.
+/// Whether a value exists and is not null, with every field, key and index on the path to it. Any other error in it fails as it would anyway.
 fn there(value: &IdedExpr) -> Expr {
     let id = value.id;
     let ided = |expr| IdedExpr { id, expr };
@@ -491,7 +493,8 @@ fn call<const N: usize>(function: &str, args: [IdedExpr; N]) -> Expr {
     })
 }
 
-/// Begins the names of inputs in an expression's tree: no name that can be written begins so, and none of a macro's variables is taken for one.
+/// Prefix of the variables for inputs in an expression's tree. No name that users can write starts with it, and a macro's own variables, such as
+/// `@result`, have no number after it.
 const INPUT: char = '@';
 
 fn variable(reference: Reference, seen: Seen, inputs: &mut Vec<(Reference, Seen)>) -> String {
@@ -503,7 +506,7 @@ fn variable(reference: Reference, seen: Seen, inputs: &mut Vec<(Reference, Seen)
     format!("{INPUT}{index}")
 }
 
-/// The interpreter's functions and operators, made once per pipeline.
+/// The interpreter's functions and operators, created once per pipeline.
 #[derive(Clone)]
 pub struct Interpreter(Arc<Env>);
 
@@ -520,13 +523,13 @@ impl std::fmt::Debug for Interpreter {
 }
 
 impl Computed {
-    /// Gives `FOR_EVER` from here on where a branch is the literal 0 and the branch's value the whole result.
+    /// From here on gives `FOR_EVER` for a literal 0 in a branch whose value is the whole result.
     pub fn zero_to_for_ever(&mut self) {
         for_ever_for_zero(Arc::make_mut(&mut self.run));
     }
 
-    /// Evaluates over the values of `inputs`, in their order. CEL has no operators on null: as in SQL, what is computed from an absent
-    /// value is absent, wherever in the inputs it is missing. The error has no values in it.
+    /// Evaluates the expression over the values of `inputs`, in their order. CEL has no operators on null, so, as in SQL, a result
+    /// computed from an absent value is absent, at whatever depth of an input it is missing. The error contains no values.
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
         let inputs = Inputs::of(inputs, &self.seen, &self.lists)?;
         let mut context = Context::with_env(interpreter.0.clone());
@@ -540,8 +543,8 @@ impl Computed {
     }
 }
 
-/// Whether an operator or function failed of a null: what fails over values that are there is wrong by itself, whatever is absent beside it.
-/// Of two operands of `&&` or `||` that both fail, the right one says.
+/// Whether an operator or function failed because of a null. A failure over values that exist is an error, whatever else is absent. If both
+/// operands of `&&` or `||` fail, the right one decides.
 fn meets_null(error: &ExecutionError) -> bool {
     let null = |value: &cel::Value| matches!(value, cel::Value::Null);
     match error {
@@ -558,7 +561,7 @@ fn meets_null(error: &ExecutionError) -> bool {
     }
 }
 
-/// Whether numbers were put in order of which one is not a number: CEL orders all others, of whichever types.
+/// Whether an ordering comparison failed because one of the numbers is NaN: CEL orders all others, of any types.
 fn meets_nan(error: &ExecutionError) -> bool {
     let ExecutionError::NoSuchOverload(call) = error else {
         return false;
@@ -571,10 +574,10 @@ fn meets_nan(error: &ExecutionError) -> bool {
     orders && call.argument_types().iter().all(is_number)
 }
 
-/// What CEL calls the type of null.
+/// CEL's name for the type of null.
 const NULL: &str = "null_type";
 
-/// An error in words, with names and types alone: in its own it prints the values, which go to logs.
+/// An error in words, with names and types only. CEL's own messages contain the values, and this text is logged.
 fn told(error: &ExecutionError) -> String {
     match error {
         ExecutionError::NoSuchOverload(call) => {

@@ -7,29 +7,29 @@ use crate::retry::Class;
 use crate::store::StoreError;
 use crate::telemetry::scrub::scrub;
 
-/// Most bytes of a message that a failure is made with: each record that failed keeps one until its letter is delivered, and the budget counts none.
+/// The longest message that a failure keeps, in bytes. Each failed record keeps one until its letter is delivered, and the budget does not count it.
 const LONGEST: usize = 4096;
 
 /// A failure of one event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// What policy follows.
+    /// The error class, which decides the policy.
     pub class: Class,
-    /// A short word for metrics and headers, `framing` or `missing` say; docs/reliability.md has a line for each.
+    /// A short word for metrics and headers, such as `framing` or `missing`; docs/reliability.md lists them all.
     pub reason: &'static str,
-    /// The step it happened in; none outside of steps.
+    /// The step in which it happened; none outside of steps.
     pub step: Option<Arc<str>>,
-    /// How often what failed was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// In words, some 4 KiB at most. What of the record is in them stands in quotes, and goes into the dead letter alone: see [`Failure::scrubbed`].
+    /// In words, at most about 4 KiB. Content of the record is quoted in it, and only the dead letter shows it: see [`Failure::scrubbed`].
     pub message: String,
-    /// Whether it is certain that what failed has not been done; see [`StoreError::not_applied`].
+    /// Whether it is certain that the operation was not applied; see [`StoreError::not_applied`].
     pub not_applied: bool,
 }
 
 impl Failure {
-    /// A failure of this class, outside of steps. Of a long message the beginning stays.
+    /// A failure of this class, outside of steps. A long message is truncated.
     pub fn new(class: Class, reason: &'static str, message: impl Into<String>) -> Failure {
         let mut message = message.into();
         if message.len() > LONGEST {
@@ -46,7 +46,7 @@ impl Failure {
         }
     }
 
-    /// A failure that repeating cannot mend.
+    /// A failure that a retry cannot fix.
     pub fn permanent(reason: &'static str, message: impl Into<String>) -> Failure {
         Failure::new(Class::Permanent, reason, message)
     }
@@ -56,7 +56,7 @@ impl Failure {
         Failure::new(Class::Transient, reason, message)
     }
 
-    /// A failure that the pipeline cannot go on from.
+    /// A failure after which the pipeline cannot continue.
     pub fn fatal(reason: &'static str, message: impl Into<String>) -> Failure {
         Failure::new(Class::Fatal, reason, message)
     }
@@ -75,15 +75,16 @@ impl Failure {
         }
     }
 
-    /// Where it is counted: its step; outside of steps its reason.
+    /// The label under which it is counted: its step, or outside of steps its reason.
     pub fn stage(&self) -> &str {
         self.step.as_deref().unwrap_or(self.reason)
     }
 }
 
-/// A failure's message without the record's content; the failure has this reason, and is of this step.
+/// A failure's message without the record's content, given the failure's reason and step.
 pub fn told(reason: &str, step: Option<&str>, message: &str) -> String {
-    // It tells of schemas and the configuration alone. In a step the reason is a word of its author's.
+    // Messages with this reason mention only schemas and the configuration. In a step the author chooses the reason, so
+    // it means nothing.
     if reason == "schema" && step.is_none() {
         message.to_owned()
     } else {
@@ -103,7 +104,8 @@ impl From<StoreError> for Failure {
 impl From<StepError> for Failure {
     fn from(error: StepError) -> Failure {
         let message = match error.class {
-            // There is no letter of it, only the log line and `/status`, which show what is fatal as it is.
+            // A fatal failure makes no dead letter; only the log line and `/status` show it, and they show it
+            // unchanged.
             Class::Fatal => scrub(&error.message),
             Class::Transient | Class::Permanent => error.message,
         };
@@ -153,7 +155,7 @@ mod tests {
         let custom = failure_of("4111");
         assert!(!custom.scrubbed().to_string().contains("4111"), "{custom}");
 
-        // A map's key stands for a field here.
+        // The key of a map stands for a field here.
         let named = Value::Map(vec![(Value::String("a\"alice".into()), Value::Int(1))]);
         let error = Schema::parse(schema)
             .unwrap()
@@ -177,7 +179,7 @@ mod tests {
         assert_eq!(Failure::permanent("schema", whole.as_str()).message, whole);
     }
 
-    /// Of a step whose author has a word of ours.
+    /// A failure of a step whose author uses one of our reasons.
     fn failure_of(secret: &str) -> Failure {
         Failure::from(StepError::permanent("schema", format!("no such card: \"{secret}\""))).in_step(&"cards".into())
     }

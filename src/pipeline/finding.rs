@@ -6,13 +6,13 @@ use crate::config::codes::{self, Code};
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Place in the configuration.
+    /// Its place in the configuration.
     pub span: Span,
     /// What is wrong.
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
-    /// What kind of finding it is: mostly one of types.
+    /// The kind of finding; most concern types.
     pub code: Code,
 }
 
@@ -27,13 +27,13 @@ impl Finding {
         }
     }
 
-    /// Says that it is of another kind.
+    /// Sets another kind.
     pub fn code(mut self, code: Code) -> Finding {
         self.code = code;
         self
     }
 
-    /// Adds the remedy.
+    /// Adds a remedy.
     pub fn help(mut self, help: impl Into<String>) -> Finding {
         self.help = Some(help.into());
         self

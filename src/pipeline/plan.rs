@@ -1,7 +1,7 @@
 //! The plan of a pipeline for one writer schema: every path resolved, every type compared, the output's splice compiled.
 //!
-//! Pure: schemas are passed in parsed, and whoever registers the output schema fills in its id. Findings name both sides of a mismatch and the origin
-//! of each.
+//! Pure: schemas are passed in parsed, and the caller that registers the output schema fills in its id. Findings name both sides of a mismatch and
+//! the origin of each.
 
 mod lacking;
 mod lossy;
@@ -27,27 +27,27 @@ pub use lacking::lacking;
 use lossy::{cut_off, left_out, narrowed, renamed};
 pub use shifted::shifted;
 
-/// What reads and rewrites the records of one writer schema.
+/// Reads and rewrites the records of one writer schema.
 #[derive(Debug)]
 pub struct SchemaPlan {
-    /// Validates a datum and finds the fields that the program asks for.
+    /// Validates a datum and finds the fields that the program uses.
     pub plan: Plan,
     /// Makes the output; none for a pipeline without a sink.
     pub output: Option<Output>,
 }
 
 impl SchemaPlan {
-    /// Bytes that it takes, roughly: what is parsed and compiled is some times its text.
+    /// Approximate size in bytes: the parsed and compiled form is a few times as large as the text.
     pub fn weight(&self) -> usize {
         let output = self.output.as_ref().map_or(0, |output| output.schema.json().len());
         4 * (self.plan.writer().json().len() + output)
     }
 }
 
-/// What makes the output record of one writer schema.
+/// Makes the output records of one writer schema.
 #[derive(Debug)]
 pub struct Output {
-    /// Input bytes and new fields to output bytes.
+    /// Turns input bytes and new fields into output bytes.
     pub splice: Splice,
     /// The output schema.
     pub schema: Arc<Schema>,
@@ -69,9 +69,9 @@ pub enum OutputSchema {
 pub struct Compiled {
     /// See [`SchemaPlan::plan`].
     pub plan: Plan,
-    /// The splice, and the schema that it makes records of.
+    /// The splice, and the schema of the records that it makes.
     pub output: Option<(Splice, Arc<Schema>)>,
-    /// What may run, and probably not as meant.
+    /// Things that can run, but probably not as intended.
     pub warnings: Vec<Finding>,
 }
 
@@ -84,7 +84,7 @@ pub fn compile(
     let (mut findings, mut warnings) = (Vec::new(), Vec::new());
     let (mut paths, mut absent) = (Vec::new(), Vec::new());
     for (slot, (path, span)) in program.paths.iter().enumerate() {
-        // One path at a time first, so that every wrong one is reported and not only the first.
+        // One path at a time first, so that every wrong path is reported and not only the first.
         if let Err(error) = Plan::compile(writer.clone(), &[path.as_str()]) {
             if matches!(error.problem, PathProblem::NoField { .. }) && program.optional.contains(&slot) {
                 absent.push(slot);
@@ -110,7 +110,7 @@ pub fn compile(
     let types = Types { program, plan: &plain };
     types.check(&mut findings, &mut warnings);
     let new_fields = match output {
-        // The schema says the types, and takes what does not follow from an expression as it comes.
+        // The schema declares the types, so a type that cannot be inferred from an expression is accepted.
         Some(OutputSchema::Fixed(schema)) => {
             types.given_fields(schema, &mut findings, &mut warnings);
             Vec::new()
@@ -128,11 +128,12 @@ pub fn compile(
         });
     };
     let of_set = program.outputs.first().map(|(name, _)| name.span);
-    // A sink that only takes over may ask for no path, and what is wrong with its schema is told all the same.
+    // A sink that only copies the input may have no path to point at, but errors in its schema must be reported as
+    // well.
     let place = of_set.or(whole).or(program.sink);
     match output {
         OutputSchema::Appended => {
-            // One field at a time first, so that each is reported in its place.
+            // One field at a time first, so that each is reported at its place.
             for (field, (_, place)) in new_fields.iter().zip(&program.outputs) {
                 if let Err(error) = append_fields(&writer, std::slice::from_ref(field)) {
                     findings.extend(in_place(Some(place.span), error.to_string()));
@@ -185,7 +186,8 @@ fn in_place(span: Option<Span>, message: String) -> Vec<Finding> {
 const UNITS: &str = "in an expression a time is a number in its own unit: convert each to the unit that is needed, as in (...) / 1000 from micros to \
                      millis";
 
-/// Whether there is a union of several records, enums or fixed types in a type: a value knows their parts, and not their names.
+/// Whether a type contains a union of several records, enums or fixed types: a value keeps the content of a branch, but not its
+/// name.
 fn has_several(schema: &Schema, within: NodeId) -> bool {
     let (mut seen, mut left) = (HashSet::new(), vec![within]);
     while let Some(id) = left.pop() {
@@ -216,7 +218,7 @@ fn takes_timestamps(column: &ColumnType) -> bool {
     }
 }
 
-/// Every place where a step asks for a value, its `when` apart.
+/// Every place where a step uses a value, except its `when`.
 fn places_of(step: &Step) -> Vec<&Place> {
     match &step.action {
         Action::Lookup(lookup) => lookup.binds.iter().collect(),
@@ -252,7 +254,7 @@ impl Types<'_> {
             Source::Named(index) => {
                 let (step, place) = self.program.named_value(*index)?;
                 let ty = self.of(&place.source)?;
-                // A step that did not run leaves its names null.
+                // If a step does not run, its names are null.
                 if step.when.is_some() { ty.nullable() } else { ty }
             }
             Source::Constant(value) => constant_type(value)?,
@@ -261,7 +263,7 @@ impl Types<'_> {
         })
     }
 
-    /// The input's type of a value that is the input's as it is.
+    /// The node of the input's type, if the source passes an input value on unchanged.
     fn whole(&self, source: &Source) -> Option<NodeId> {
         match source {
             Source::Event(slot) => self.plan.slot_node(*slot),
@@ -273,7 +275,7 @@ impl Types<'_> {
         }
     }
 
-    /// The literal that a source is, by its name too.
+    /// The literal that a source is, directly or by its name.
     fn constant<'s>(&'s self, source: &'s Source) -> Option<&'s Value<'static>> {
         match source {
             Source::Constant(value) => Some(value),
@@ -285,7 +287,7 @@ impl Types<'_> {
         }
     }
 
-    /// Whether a source is set for some records alone.
+    /// Whether a source is set only for some records.
     fn is_set_at_times(&self, source: &Source) -> bool {
         let Source::Named(index) = source else { return false };
         self.program
@@ -293,7 +295,7 @@ impl Types<'_> {
             .is_some_and(|(step, place)| step.when.is_some() || self.is_set_at_times(&place.source))
     }
 
-    /// The types of times that a source gives as plain numbers: to CEL a time is one.
+    /// The types of times that a source returns as plain numbers, which is how CEL sees a time.
     fn counts(&self, source: &Source) -> Vec<Type> {
         match source {
             Source::Computed(computed) => computed
@@ -308,7 +310,7 @@ impl Types<'_> {
         }
     }
 
-    /// The types of times that a general expression's inputs are, or give as plain numbers.
+    /// The types of times that a general expression's inputs are, or return as plain numbers.
     fn times(&self, computed: &ComputedSource) -> Vec<Vec<Type>> {
         let of = |input: &Source| {
             let counts = self.counts(input);
@@ -321,7 +323,7 @@ impl Types<'_> {
         computed.inputs.iter().map(of).collect()
     }
 
-    /// Why a number that a source gives is not what it would be taken for, where it counts a time in another unit.
+    /// Why the number of a source would be misread, if it counts a time in another unit.
     fn other_unit(&self, source: &Source, target: &Type) -> Option<String> {
         let target = time(target)?;
         let counts = self.counts(source);
@@ -331,7 +333,7 @@ impl Types<'_> {
         ))
     }
 
-    /// Every place where the configuration asks for a value, and whether a record may get around it: by its step's `when`, or by a filter before it.
+    /// Every place where the configuration uses a value, and whether some records may bypass it: by its step's `when`, or by a filter before it.
     fn places(&self) -> Vec<(&Place, bool)> {
         let (mut places, mut filtered) = (Vec::new(), false);
         for step in &self.program.steps {
@@ -351,7 +353,7 @@ impl Types<'_> {
         computed.inputs.iter().map(of).collect()
     }
 
-    /// Whether a value is that of an expression that ends in a map or record, and so fails wherever it is not null.
+    /// Whether a value comes from an expression that ends in a map or record, which fails whenever it is not null.
     fn ends_in_map(&self, place: &Place) -> bool {
         match &place.source {
             Source::Computed(computed) => computed.expression.ends_in_map(&self.inputs(computed)),
@@ -401,7 +403,8 @@ impl Types<'_> {
             }
         }
         let mut filtered = false;
-        // What an earlier look-up has asked by, where a record without it ends there: by null no row is found.
+        // Fields that an earlier look-up binds where a record without a row ends. A null finds no row, so later steps
+        // never see a null in them.
         let mut asked: Vec<usize> = Vec::new();
         for step in &self.program.steps {
             let guarded = filtered || step.when.is_some();
@@ -455,7 +458,7 @@ impl Types<'_> {
         }
     }
 
-    /// `guarded` is whether only some records come to the statement.
+    /// `guarded` means that only some records reach the statement.
     fn markers(
         &self,
         statement: &Statement,
@@ -489,8 +492,8 @@ impl Types<'_> {
         }
     }
 
-    /// Tells of fields that may be null where a row is written by them, but for those that an earlier look-up has `asked` by. What a look-up gives may
-    /// always be null, and its `on_missing` has a say in that.
+    /// Warns about fields that may be null and are bound to a primary key of a write, except those that an earlier look-up has `asked` by. A look-up's
+    /// value may always be null, and its `on_missing` covers that.
     fn null_keys(&self, statement: &Statement, binds: &[Place], asked: &[usize], warnings: &mut Vec<Finding>) {
         for (index, (marker, place)) in statement.markers().iter().zip(binds).enumerate() {
             if statement.is_key(index)
@@ -510,7 +513,7 @@ impl Types<'_> {
     }
 
     fn condition(&self, place: &Place, findings: &mut Vec<Finding>) {
-        // Of a version without the field `has(event.x) ? event.x : null` is null, and does not hold.
+        // For a version without the field, `has(event.x) ? event.x : null` is null, which does not hold: not an error.
         let absent = |ty: &Type| *ty == Type::Null && self.constant(&place.source).is_none();
         if let Some(ty) = self.of(&place.source)
             && *ty.non_null() != Type::Bool
@@ -559,7 +562,7 @@ impl Types<'_> {
         }
     }
 
-    /// What is said of a value that loses which of several types it was.
+    /// The finding about a value that loses the information which of several types it was.
     fn several(&self, place: &Place) -> Option<Finding> {
         let whole = self.whole(&place.source);
         whole.filter(|node| has_several(self.plan.writer(), *node))?;
@@ -583,7 +586,7 @@ impl Types<'_> {
                         node: self.whole(&place.source),
                     });
                 }
-                // That is told already.
+                // This has been reported already.
                 _ if self.ends_in_map(place) => {}
                 _ => findings.push(
                     Finding::new(

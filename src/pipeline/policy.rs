@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use crate::config::{ErrorPolicy, OnError};
 
-/// What a step declares, ready to be asked.
+/// What a step declares, prepared for use.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// What comes after the last attempt.
+    /// What follows the last attempt.
     pub on_error: OnError,
     max_attempts: u32,
     max_elapsed: Duration,
 }
 
-/// The attempts of one event at one step that came to the same: they failed, or found no row.
+/// Attempts of one event at one step with the same result: they failed, or found no row.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tries {
     made: u32,
@@ -41,13 +41,14 @@ impl Tries {
         self.made
     }
 
-    /// An attempt was made, and did not give what was wanted.
+    /// Counts an attempt that did not give the wanted result.
     pub fn failed(&mut self, now: Instant) {
         self.made = self.made.saturating_add(1);
         self.held_up(now);
     }
 
-    /// Something keeps the event from an attempt. Its time runs from the first of these, or from the first failure.
+    /// Starts the clock because something prevents an attempt. It runs from the first such delay, or from the first
+    /// failure.
     pub fn held_up(&mut self, now: Instant) {
         self.since.get_or_insert(now);
     }
@@ -60,7 +61,7 @@ impl Tries {
 }
 
 impl Policy {
-    /// Tries for as long as it takes.
+    /// Retries without a limit.
     pub const ENDLESS: Policy = Policy {
         on_error: OnError::Retry,
         max_attempts: u32::MAX,
@@ -75,7 +76,7 @@ impl Policy {
         }
     }
 
-    /// Whether the attempt made last was the last one.
+    /// Whether the latest attempt was the last one.
     pub fn is_over(&self, tries: Tries, now: Instant) -> bool {
         match self.on_error {
             OnError::Retry => false,

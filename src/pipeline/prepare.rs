@@ -22,13 +22,14 @@ use crate::store::AnyStore;
 
 /// A pipeline that may run.
 pub struct Prepared {
-    /// What is run.
+    /// The program.
     pub program: Arc<Program>,
-    /// Its plans; those of the live schemas are there already.
+    /// Its plans; those of the live schemas are compiled already.
     pub schemas: Arc<Schemas>,
     /// What an operator should know, although the pipeline may run.
     pub warnings: Vec<Finding>,
-    /// Why some live schemas break the pipeline, beside others that fit: their records become dead letters. Never of a check.
+    /// Why some live schemas break the pipeline while others fit: their records become dead letters. Always empty for a
+    /// check.
     pub broken: Vec<Finding>,
 }
 
@@ -92,7 +93,7 @@ pub async fn prepare(
                 .help("register the topic's schema before its first record"),
             );
         }
-        // Findings, and the versions that they are of.
+        // Findings, each with the versions that it concerns.
         let mut unfit: Vec<(Finding, Vec<String>)> = Vec::new();
         let mut unpublished: Vec<(Finding, Vec<String>)> = Vec::new();
         let mut doubtful: Vec<(Finding, Vec<String>)> = Vec::new();
@@ -105,7 +106,7 @@ pub async fn prepare(
                     (found, &mut doubtful)
                 }
                 Err(Unusable::Findings(found)) => (found, &mut unfit),
-                // The newest is what is written from now on.
+                // Records are written with the newest version from now on.
                 Err(Unusable::Output(found)) if versions.last().is_some_and(|newest| newest.id == fetched.id) => {
                     (found, &mut unfit)
                 }
@@ -121,7 +122,8 @@ pub async fn prepare(
                 || format!("schema {}", fetched.id),
                 |version| format!("version {version} is schema {}", fetched.id),
             );
-            // The registry compares a new output with those that it has, and a check registers none.
+            // The registry compares a new output schema with registered ones, and a check registers none. So compare
+            // consecutive ones here.
             if registering == (Registering::Ask { register: true })
                 && !schemas.hidden()
                 && let Some(Ok(plan)) = schemas.known(fetched.id)
@@ -143,7 +145,7 @@ pub async fn prepare(
                 }
             }
         }
-        // A registry that takes no new schema, and has those of other versions, keeps these from nothing.
+        // If the registry accepts no new schema but knows the outputs of other versions, those can run.
         if let Some(failure) = away
             && (fit == 0 || matches!(registering, Registering::Ask { .. }))
         {
@@ -158,7 +160,7 @@ pub async fn prepare(
             finding
         };
         warnings.extend(doubtful.into_iter().map(in_versions));
-        // What is written from now on.
+        // Records are written with this version from now on.
         if let Some(Ok(newest)) = versions.last().and_then(|newest| schemas.known(newest.id)) {
             warnings.extend(lacking(
                 &program,
@@ -166,7 +168,7 @@ pub async fn prepare(
                 &format!("the newest version of {subject}"),
             ));
         }
-        // A history of versions may have some that nobody writes any more: a start goes on, and says so.
+        // Old versions may be out of use, so a start continues and warns about them.
         if fit > 0 {
             warnings.extend(unpublished.into_iter().map(in_versions).map(dead_letters));
         } else {
@@ -191,7 +193,7 @@ pub async fn prepare(
     }
 }
 
-/// What is said of an output that the one before it keeps from being registered.
+/// The warning that the previous output schema keeps this one from being registered.
 fn unread(span: Span, older: &str, newer: &str) -> Finding {
     let message = format!(
         "the output schema for ({newer}) cannot read that for ({older}), and the registry has neither: under the rule BACKWARD it refuses it at \
@@ -201,7 +203,7 @@ fn unread(span: Span, older: &str, newer: &str) -> Finding {
         .help("give each field that the newer version adds a default, or the output's subject another rule")
 }
 
-/// The output schema, and its id where it is read from the `output` subject itself.
+/// The output schema, and its id if it is read from the `output` subject itself.
 async fn output_schema(
     declared: Option<&SinkSchema>,
     output: &str,
@@ -300,7 +302,7 @@ mod tests {
             }
         }
 
-        /// A version of the input with this field alone comes.
+        /// Registers a version of the input with only this field.
         async fn come(&self, field: &str) {
             let fields = format!(r#"[{{"name": "{field}", "type": "long"}}]"#);
             let version = format!(r#"{{"type": "record", "name": "E", "fields": {fields}}}"#);
@@ -318,7 +320,7 @@ mod tests {
     async fn an_output_schema_that_nobody_registers_is_found_by_a_check() {
         let asking = Asking::start().await;
         let come = async |field: &str| asking.come(field).await;
-        // What keeps it from running, and what breaks single versions.
+        // Counts the findings that keep it from running, and those that break single versions.
         let found = async |registering| match asking.prepare(registering).await {
             Ok(prepared) => (Vec::new(), prepared.broken),
             Err(NotPrepared::Findings(found)) => (found, Vec::new()),
@@ -337,7 +339,7 @@ mod tests {
         );
         assert_eq!(counts(Registering::MustExist).await, (1, 0));
         assert_eq!(counts(Registering::Ask { register: true }).await, (0, 0));
-        // The registry takes the newer output, and not the one of the older version.
+        // The registry accepts the output of the newer version, but not that of the older one.
         come("b").await;
         let first = AtomicBool::new(true);
         asking.server.on_request(move |method, path| {
@@ -367,7 +369,7 @@ mod tests {
         let ask = Registering::Ask { register: true };
         assert_eq!(counts(ask).await, (0, 0));
         assert_eq!(asking.prepare(ask).await.unwrap().warnings.len(), 1);
-        // What is written from now on.
+        // This is the newest version.
         come("c").await;
         assert_eq!(counts(ask).await, (1, 0));
         asking.server.on_request(|_, _| Fault::None);
@@ -398,14 +400,14 @@ mod tests {
             ),
             "{told:?}"
         );
-        // Who may not read the subject does not know whether it has them.
+        // A login that may not read the subject cannot know whether it has them.
         asking.server.on_request(|_, path| match path == "/subjects/out-value" {
             true => Fault::Status(403),
             false => Fault::None,
         });
         assert_eq!(backward(ask).await, none);
         asking.server.on_request(|_, _| Fault::None);
-        // What is there already the registry has compared.
+        // The registry has compared registered schemas already.
         assert_eq!(backward(Registering::Register).await, none);
         assert_eq!(backward(ask).await, none);
     }
@@ -554,7 +556,8 @@ mod tests {
             told.contains("read-only") && told.contains("records of this schema wait (in-value: version 2 is"),
             "{told}"
         );
-        // One that is away is waited for, whatever is held of it; and so it is by a check that cannot ask about a version.
+        // A registry that is away is awaited, even if it holds some of the schemas; a check also waits if it cannot ask
+        // about one version.
         asking.server.on_request(|_, _| Fault::Status(503));
         assert!(away(Registering::Register).await.contains("503"));
         asking

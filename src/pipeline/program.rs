@@ -40,7 +40,7 @@ pub use statement::mismatch;
 pub use write::Write;
 pub(crate) use write::grouping;
 
-/// Where a value comes from, at run time.
+/// Where a value comes from at run time.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// A field of the event, by its slot in the plan.
@@ -61,7 +61,7 @@ pub enum Source {
     },
     /// A value of a `set` step.
     Named(usize),
-    /// Always the same.
+    /// A constant.
     Constant(Value<'static>),
     /// The wall clock, in this unit.
     Now(Unit),
@@ -83,7 +83,7 @@ pub struct ComputedSource {
 pub struct Step {
     /// Its name.
     pub name: Arc<str>,
-    /// Runs only where this is true.
+    /// The condition under which it runs.
     pub when: Option<Place>,
     /// What it does.
     pub action: Action,
@@ -92,42 +92,42 @@ pub struct Step {
 /// What a step does.
 #[derive(Debug)]
 pub enum Action {
-    /// One row by CQL.
+    /// Reads a row by CQL.
     Lookup(Box<Lookup>),
-    /// One document of a collection in memory.
+    /// Reads a document of a collection in memory.
     Reference(Box<Refer>),
-    /// One row written by CQL.
+    /// Writes a row by CQL.
     Write(Box<Write>),
-    /// A step of one's own.
+    /// Runs a custom step.
     Custom(Box<Custom>),
-    /// Goes on only where true.
+    /// Continues only if true.
     Filter(Place),
     /// Names values, from this index of [`super::event::Event::named`] on.
     Set {
-        /// Index of the first.
+        /// The index of the first.
         first: usize,
-        /// Name and value of each.
+        /// The name and value of each.
         values: Vec<(String, Place)>,
     },
 }
 
-/// A source, and where the configuration asks for it.
+/// A source, and the place in the configuration that uses it.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// The source.
     pub source: Source,
-    /// The expression's place.
+    /// The place of the expression.
     pub span: Span,
-    /// What findings call the value: its path, or what it is otherwise.
+    /// What findings call the value: its path, or another description.
     pub what: Box<str>,
 }
 
-/// Steps that run together, or one that runs alone.
+/// Steps that run concurrently, or one that runs alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
-    /// Look-ups that do not need one another, or writes; a step of one's own by itself.
+    /// Look-ups that do not need one another, or writes, or a single custom step.
     Together(Vec<usize>),
-    /// A filter, or names.
+    /// A filter or a `set` step.
     Alone(usize),
 }
 
@@ -136,9 +136,9 @@ pub enum Stage {
 pub struct Program {
     /// The pipeline's name.
     pub name: Arc<str>,
-    /// The fields of the event that anything asks for, by slot: path, and one place that asks.
+    /// The fields of the event that anything uses, by slot: the path, and one place that uses it.
     pub paths: Vec<(String, Span)>,
-    /// The slots of those that the input may lack, in ascending order: has() leads to each of their uses.
+    /// The slots of fields that the input may lack, in ascending order: has() guards each of their uses.
     pub optional: Vec<usize>,
     /// The steps, as declared.
     pub steps: Vec<Step>,
@@ -146,7 +146,7 @@ pub struct Program {
     pub stages: Vec<Stage>,
     /// How many values the `set` steps name.
     pub named: usize,
-    /// The fields that the sink adds: name, and value.
+    /// The fields that the sink adds: names and values.
     pub outputs: Vec<(Spanned<String>, Place)>,
     /// The key of the output.
     pub key: Option<Place>,
@@ -157,7 +157,7 @@ pub struct Program {
 }
 
 impl Parsed<'_> {
-    /// Prepares every statement and resolves every name; all that is wrong at once.
+    /// Prepares every statement and resolves every name; reports all findings at once.
     pub async fn prepare(
         &self,
         store: Option<&AnyStore>,
@@ -241,7 +241,7 @@ impl Builder {
 }
 
 impl Program {
-    /// Takes the sink's fields for those of this schema: a `now()` that is finer than its field would not go into it.
+    /// Adapts the sink's fields to this schema: a `now()` that is finer than its field would not fit into it.
     pub fn publish_as(&mut self, schema: &Schema) {
         let unit = |ty: &Type| match ty {
             Type::Timestamp(unit) => Some(*unit),
@@ -260,7 +260,7 @@ impl Program {
         }
     }
 
-    /// A value of a `set` step by its index, and the step.
+    /// The value of a `set` step with this index, and the step.
     pub fn named_value(&self, index: usize) -> Option<(&Step, &Place)> {
         self.steps.iter().find_map(|step| match &step.action {
             Action::Set { first, values } => {
@@ -286,7 +286,7 @@ impl Program {
             match &step.action {
                 Action::Lookup(lookup) => read.push(lookup.statement.table()),
                 Action::Write(write) if write.idempotent => written.push(write.statement.table()),
-                // What a step of one's own keeps in mind nobody knows.
+                // Nothing is known of the state that a custom step keeps.
                 Action::Write(_) | Action::Custom(_) => return false,
                 Action::Filter(_) | Action::Set { .. } | Action::Reference(_) => {}
             }

@@ -43,23 +43,23 @@ use crate::telemetry::sentry::Sentry;
 use crate::telemetry::traces::PipelineTracer;
 use crate::turns::Go;
 
-/// The most memory that a thread keeps of a buffer for the next record, in bytes.
+/// The largest buffer that a thread keeps for the next record, in bytes.
 const KEPT: usize = 64 * 1024;
 
-/// Lets go of a buffer in which a large record was made: it must not be paid for ever, by each thread.
+/// Frees a buffer in which a large record was encoded, so that not every thread keeps one for ever.
 fn keep_small(buffer: &mut Vec<u8>) {
     if buffer.capacity() > KEPT {
         *buffer = Vec::new();
     }
 }
 
-/// What the log tells at most once in a while: a failure's reason, its step if it has one, and what follows.
+/// What the log limiter distinguishes: a failure's reason, its step if it has one, and what follows.
 pub type Told = (&'static str, Option<Arc<str>>, &'static str);
 
-/// Everything that the events of one pipeline share.
+/// What all events of one pipeline share.
 #[derive(Clone)]
 pub struct Runtime {
-    /// What is run.
+    /// The program.
     pub program: Arc<Program>,
     /// The database.
     pub store: Option<Arc<AnyStore>>,
@@ -71,15 +71,15 @@ pub struct Runtime {
     pub metrics: PipelineMetrics,
     /// Metrics of its steps, by index.
     pub steps: Vec<StepHandles>,
-    /// Between attempts.
+    /// The back-off between attempts.
     pub backoff: Backoff,
-    /// The breakers of what the events need.
+    /// The breakers of the services that events need.
     pub gates: Gates,
-    /// Keeps repeated failures from filling the log.
+    /// Keeps repeated failures from flooding the log.
     pub limiter: Arc<Limiter<Told>>,
-    /// Where failures that end a record, and dead letters that stop intake, are reported, if anywhere.
+    /// Where failures that end a record, and dead letters that stop intake, are reported, if Sentry is configured.
     pub sentry: Option<Arc<Sentry>>,
-    /// What makes spans of its records, if anything.
+    /// Creates the spans of its records, if tracing is configured.
     pub tracer: Option<PipelineTracer>,
 }
 
@@ -102,22 +102,22 @@ impl StepHandles {
     }
 }
 
-/// How the steps ended.
+/// How a run of the steps ended.
 enum Flow {
     Continue,
     Skip,
     Abandon,
-    /// To a write whose rows the loop gathers.
+    /// The event continues in the loop, at a write whose rows the loop gathers.
     GoOn,
 }
 
-/// What one look-up or write came to.
+/// The result of one look-up or write.
 enum Answer {
-    /// The step gives nulls: it was not run, or has failed and may.
+    /// The step gives nulls: it did not run, or it failed and may.
     Null,
-    /// Of a cache, or of another record that asked for it.
+    /// From a cache, or from a request of another record.
     Row(Hit),
-    /// Fetched or made for this event.
+    /// Fetched or created for this event.
     Own(Hit),
     Written,
     Missing(OnMissing),
@@ -140,7 +140,7 @@ enum Next {
 }
 
 impl Next {
-    /// Behind a wait: whether the event's partition has left meanwhile.
+    /// After a wait: whether the event's partition has left meanwhile.
     fn of(event: &Event) -> Next {
         if event.is_abandoned() {
             Next::Abandon
@@ -151,18 +151,18 @@ impl Next {
 }
 
 impl Runtime {
-    /// Whether a failure of this kind, outside of steps, is to be logged now, and how many were not since the last.
+    /// Whether to log a failure of this kind, outside of steps, now, and how many were suppressed since the last.
     pub fn told(&self, kind: &'static str) -> Option<u64> {
         self.told_of(kind, None, "")
     }
 
-    /// The same of a failure with this reason in a step, by what follows it: a step that always fails would else hide another, and another attempt
-    /// that there is none.
+    /// The same for a failure with this reason in a step, by what follows it. Otherwise a step that always fails would hide failures of other
+    /// steps, and retries would hide that a step gave up.
     fn told_of(&self, reason: &'static str, step: Option<&Arc<str>>, then: &'static str) -> Option<u64> {
         self.limiter.admit((reason, step.cloned(), then), Instant::now())
     }
 
-    /// Runs an event whose datum has been read to its end, or to the producer's queue.
+    /// Runs an event whose datum has been read, to its end or to the producer's queue.
     pub async fn process(&self, mut event: Box<Event>) {
         let flow = self.run_steps(&mut event).await;
         let over = matches!(&flow, Ok(Flow::Abandon | Flow::GoOn))
@@ -185,7 +185,7 @@ impl Runtime {
 
     async fn run_steps(&self, event: &mut Event) -> Result<Flow, Failure> {
         self.make_room(event);
-        // Where `advance` has come to.
+        // False at the first stage: `advance` stopped there, so it is not handed back to the loop.
         let mut asked = false;
         while let Some(stage) = self.program.stages.get(event.stage) {
             if asked && self.grouped(stage, event).is_some() {
@@ -227,14 +227,14 @@ impl Runtime {
         Ok(Flow::Continue)
     }
 
-    /// Whether these have to be one after the other although none needs another. SQLite keeps the timestamp of a row and not of each column: what an
-    /// earlier write sets would be lost where a later one of the same row came before it.
+    /// Whether these steps must run one after the other although none needs another. SQLite keeps one timestamp per row, not per column: if a later
+    /// write of the same row came first, what the earlier one sets would be lost.
     fn in_turn(&self, members: &[usize]) -> bool {
         let writes = |index: &usize| matches!(self.program.steps[*index].action, Action::Write(_));
         matches!(self.store.as_deref(), Some(AnyStore::Sqlite(_))) && members.iter().all(writes)
     }
 
-    /// Places for what the steps give.
+    /// Allocates the places for the results of the steps.
     fn make_room(&self, event: &mut Event) {
         event.rows.resize_with(self.program.steps.len(), || None);
         event.named.resize_with(self.program.named, || Value::Null);
@@ -269,7 +269,7 @@ impl Runtime {
         }
     }
 
-    /// Stores the answer of a step; says whether the event goes on.
+    /// Stores the answer of a step and says whether the event continues.
     fn take(&self, index: usize, answer: Answer, event: &mut Event) -> Result<Flow, Failure> {
         let step = &self.program.steps[index];
         match answer {
@@ -281,7 +281,7 @@ impl Runtime {
             }
             Answer::Row(row) => event.rows[index] = Some(row),
             Answer::Own(row) => {
-                // Where a cache keeps it too: that may give it up while the event still waits.
+                // Counted even if a cache holds it too, because the cache may evict it while the event still waits.
                 event.hold(row_bytes(&row));
                 event.rows[index] = Some(row);
             }

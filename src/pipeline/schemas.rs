@@ -16,29 +16,30 @@ use crate::registry::recent::Recent;
 use crate::registry::{Fetched, Registry, RegistryError};
 use crate::retry::Class;
 
-/// Where output schemas go.
+/// Where output schemas are registered.
 #[derive(Debug, Clone)]
 pub struct OutputSubject {
     /// How the output schema is made.
     pub schema: OutputSchema,
-    /// The subject that it is registered under: the sink's topic and `-value`.
+    /// The subject: the sink's topic and `-value`.
     pub subject: String,
-    /// The id, where the schema was read from that subject: its text has no references here, and as such the registry may not know it.
+    /// The id, if the schema was read from that subject. Its text has its references resolved here, and the registry may not know it
+    /// in that form.
     pub known: Option<u32>,
     /// How the schema gets its id.
     pub registering: Registering,
 }
 
-/// What happens to an output schema.
+/// What to do with an output schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registering {
-    /// It is registered.
+    /// Register it.
     Register,
-    /// It must be there.
+    /// Require that it is registered.
     MustExist,
-    /// Nothing: the registry is asked what would become of it. For checks without effects.
+    /// Change nothing: ask the registry what it would do. For checks without effects.
     Ask {
-        /// Whether it would be registered, or must be there.
+        /// Whether it would be registered; otherwise it must be there already.
         register: bool,
     },
 }
@@ -49,11 +50,11 @@ pub struct Schemas {
     registry: Arc<Registry>,
     output: Option<OutputSubject>,
     plans: Mutex<Recent<Result<Arc<SchemaPlan>, Failure>>>,
-    /// The types of the fields, each in the first plan that was kept and has it: others are compared with them.
+    /// The type of each field in the first plan that has it and was kept; later plans are compared with these.
     first: Mutex<Vec<Type>>,
-    /// Whether a check may not read the output's subject: what is registered there is not known.
+    /// Whether a check may not read the output's subject, so that it is unknown what is registered there.
     hidden: AtomicBool,
-    /// The schemas whose output schema was missing when records waited for it.
+    /// The schemas whose output schema was missing while records waited for it.
     missing: Mutex<Recent<()>>,
 }
 
@@ -62,13 +63,13 @@ pub struct Schemas {
 pub enum Unusable {
     /// The pipeline's types do not fit it.
     Findings(Vec<Finding>),
-    /// A check found that its output schema would get no id. Of a start that is a failure.
+    /// A check found that its output schema would get no id. For a start this is a failure.
     Output(Vec<Finding>),
     /// It could not be fetched, parsed or registered.
     Failure(Failure),
 }
 
-/// Bytes that a plan takes, or why there is none.
+/// The size of a plan in bytes, or of the reason why there is none.
 pub fn weight(plan: &Result<Arc<SchemaPlan>, Failure>) -> usize {
     match plan {
         Ok(plan) => plan.weight(),
@@ -90,7 +91,7 @@ impl Schemas {
         }
     }
 
-    /// Makes a plan known, for tests that have no registry.
+    /// Adds a plan, for tests without a registry.
     #[cfg(test)]
     pub(crate) fn set(&self, id: u32, plan: Arc<SchemaPlan>) {
         self.keep(id, Ok(plan));
@@ -133,14 +134,15 @@ impl Schemas {
             .cloned()
     }
 
-    /// Fetches and compiles `id`. The failure is transient where another attempt may succeed.
+    /// Fetches and compiles `id`. The failure is transient if another attempt may succeed.
     pub async fn resolve(&self, id: u32) -> Result<Arc<SchemaPlan>, Failure> {
         if let Some(known) = self.known(id) {
             return known;
         }
         let fetched = self.registry.schema(id).await;
         let fetched = fetched.map_err(|e| Failure::new(e.class(), "registry", format!("schema {id}: {e}")))?;
-        // Kept is what stays true: a plan, and types that do not fit. An output schema that is missing may be registered.
+        // Only lasting results are kept: a plan, and types that do not fit. A missing output schema may still be
+        // registered.
         let result = match self.plan(&fetched, true).await {
             Ok((plan, mut warnings)) => {
                 warnings.extend(lacking(&self.program, &plan.plan, "this schema"));
@@ -166,14 +168,14 @@ impl Schemas {
         result
     }
 
-    /// Compiles a schema that was fetched already, and keeps the plan; gives what should be known although it fits. Serves the type check.
+    /// Compiles a schema that was fetched already, keeps the plan, and returns the warnings. For the type check.
     pub async fn learn(&self, fetched: &Fetched) -> Result<Vec<Finding>, Unusable> {
         let (plan, warnings) = self.plan(fetched, false).await?;
         self.keep(fetched.id, Ok(plan));
         Ok(warnings)
     }
 
-    /// Compiles one fetched schema, and makes sure that its output schema is registered. Records wait for it, or it is the type check's.
+    /// Compiles a fetched schema and makes sure that its output schema is registered. `records_wait` is false for the type check.
     async fn plan(&self, fetched: &Fetched, records_wait: bool) -> Result<(Arc<SchemaPlan>, Vec<Finding>), Unusable> {
         let writer = fetched.parsed().map_err(|e| {
             Unusable::Failure(Failure::permanent(
@@ -204,7 +206,7 @@ impl Schemas {
         Ok((Arc::new(plan), warnings))
     }
 
-    /// The id of the output schema that schema `of` gets.
+    /// The id of the output schema of schema `of`.
     async fn register(&self, of: u32, schema: &Schema, to: &OutputSubject, records_wait: bool) -> Result<u32, Failure> {
         if let Some(id) = to.known {
             return Ok(id);
@@ -213,14 +215,16 @@ impl Schemas {
             subject, registering, ..
         } = to;
         let in_words = |e: RegistryError| {
-            // What the registry says of the schema is the schema's fault, and is counted as such.
+            // A rejection is the schema's fault, and is counted as such.
             let rejected = matches!(e, RegistryError::Rejected { .. });
             let reason = if rejected { "schema" } else { "registry" };
             Failure::new(e.class(), reason, format!("output schema under {subject}: {e}"))
         };
-        // First, for what is there: followers answer where the leader is away, and so does a registry that takes no new schema.
+        // Looked up first, for a schema that is registered already: followers answer while the leader is away, and so does a
+        // registry that is read-only.
         let known = if records_wait && *registering == Registering::MustExist {
-            // Records come on, and the partition would wait at each of the times that it is asked for again.
+            // The partition would wait at each repeated query, and records keep coming, so only the first query for a
+            // schema is patient.
             let patient = self.missing().get(of).is_none();
             let known = self.registry.lookup_for_records(subject, schema.json(), patient).await;
             match &known {
@@ -233,7 +237,7 @@ impl Schemas {
             self.registry.lookup(subject, schema.json()).await
         };
         let known = match known {
-            // Who may write a subject need not be allowed to read it.
+            // A login that may write a subject need not be allowed to read it.
             Err(RegistryError::Refused { .. }) if *registering == Registering::Register => None,
             Err(RegistryError::Refused { status: 403, .. })
                 if *registering == (Registering::Ask { register: true }) =>
@@ -248,17 +252,18 @@ impl Schemas {
         }
         if *registering == Registering::Register {
             let mut registered = self.registry.register(subject, schema.json()).await;
-            // Some registries do not tell an incompatible schema from a time at which they take none.
+            // Some registries answer alike for an incompatible schema and while they are read-only.
             if matches!(registered, Err(RegistryError::Refused { status: 409, .. }))
                 && let Err(rejected @ RegistryError::Rejected { .. }) = self.compatible(subject, schema).await
             {
                 registered = Err(rejected);
             }
             if matches!(registered, Err(RegistryError::Rejected { .. })) {
-                // Another process may have registered the same text since it was looked up, and to some registries that is a conflict.
+                // Another process may have registered the same text since the look-up, which some registries answer with a conflict.
                 match self.registry.lookup(subject, schema.json()).await {
                     Ok(Some(id)) => return Ok(id),
-                    // Who may not read the subject, or whose gateway has no such path, is told nothing later either.
+                    // A login that may not read the subject, or a gateway without such a path, will not answer later
+                    // either.
                     Err(RegistryError::Refused {
                         status: 401 | 403 | 404 | 405,
                         ..
@@ -270,7 +275,7 @@ impl Schemas {
             return registered.map_err(in_words);
         }
         if *registering == (Registering::Ask { register: true }) {
-            // It has no id yet.
+            // There is no id yet.
             return self.compatible(subject, schema).await.map(|()| 0).map_err(in_words);
         }
         Err(Failure::permanent(
@@ -282,7 +287,7 @@ impl Schemas {
         ))
     }
 
-    /// Asks the registry whether it would take a schema: the error says why not.
+    /// Asks the registry whether it would accept a schema; the error says why not.
     async fn compatible(&self, subject: &str, schema: &Schema) -> Result<(), RegistryError> {
         let answer = self.registry.compatible(subject, schema.json()).await?;
         if answer.compatible {
@@ -297,8 +302,8 @@ impl Schemas {
         })
     }
 
-    /// Why an output schema has no id. A check tells the schema's text beside it: who is to register a derived one finds it
-    /// nowhere else.
+    /// The error about an output schema without an id. A check adds the schema's text, because a derived schema that has to
+    /// be registered is shown nowhere else.
     fn refused(&self, failure: Failure, schema: &Schema, to: &OutputSubject) -> Unusable {
         match (to.registering, self.program.sink) {
             (Registering::Ask { .. }, Some(span)) if failure.class == Class::Permanent => {
@@ -325,12 +330,13 @@ mod tests {
 
     const CLICK: &str = r#"{"type":"record","name":"Click","fields":[{"name":"id","type":"long"}]}"#;
 
-    /// What a type check makes of the output schema of `CLICK` with a field more, under `o-value`: its id, or the failure.
+    /// What a type check does with the output schema of `CLICK` with one more field, under `o-value`: its id, or the
+    /// failure.
     async fn registered(demo: &DemoRegistry, registering: Registering) -> Result<u32, Unusable> {
         id_at(&[demo], registering, false).await
     }
 
-    /// The same at these addresses, where records wait for it or not.
+    /// The same with these registries, and with records waiting or not.
     async fn id_at(demos: &[&DemoRegistry], registering: Registering, records_wait: bool) -> Result<u32, Unusable> {
         let urls = demos.iter().map(|demo| demo.url()).collect();
         let (plan, _) = schemas(urls, registering).await.plan(&click(7), records_wait).await?;
@@ -347,12 +353,12 @@ mod tests {
         }
     }
 
-    /// The plans of a pipeline that gives `CLICK` a field more, with a registry at these addresses.
+    /// The plans of a pipeline that adds a field to `CLICK`, with registries at these addresses.
     async fn schemas(urls: Vec<String>, registering: Registering) -> Schemas {
         schemas_with("event.id", urls, registering).await
     }
 
-    /// The same, where this expression is the field's value.
+    /// The same, with this expression as the field's value.
     async fn schemas_with(n: &str, urls: Vec<String>, registering: Registering) -> Schemas {
         let toml = format!(
             "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
@@ -397,7 +403,7 @@ mod tests {
         a.on_request(|_, _| Fault::Status(503));
         assert_eq!(class(true).await, Class::Transient);
         assert_eq!(class(false).await, Class::Permanent, "a start does not wait");
-        // A follower that has not read of it yet.
+        // As a follower that has not read the schema yet.
         let first = AtomicBool::new(true);
         a.on_request(move |_, _| match first.swap(false, Ordering::Relaxed) {
             true => Fault::Answer(404, r#"{"error_code":40403,"message":"Schema not found"}"#),
@@ -484,7 +490,7 @@ mod tests {
         let demo = DemoRegistry::start().await.unwrap();
         for (again, class, reason) in [
             (Fault::Status(503), Class::Transient, "registry"),
-            // A login that may write and not read.
+            // A login that may write but not read.
             (Fault::Status(403), Class::Permanent, "schema"),
             (Fault::Status(404), Class::Permanent, "schema"),
             (Fault::None, Class::Permanent, "schema"),
@@ -532,7 +538,7 @@ mod tests {
     async fn of_two_that_register_one_text_at_once_both_get_its_id() {
         let demo = DemoRegistry::start().await.unwrap();
         let id = registered(&demo, Registering::Register).await.unwrap();
-        // The other one registers it between this one's question and its own attempt.
+        // Another process registers it between this one's look-up and its own attempt.
         let first = AtomicBool::new(true);
         demo.on_request(move |_, path| match path {
             "/subjects/o-value" if first.swap(false, Ordering::Relaxed) => {
@@ -584,7 +590,7 @@ mod tests {
         };
         assert!(found[0].message.contains("n has no default"), "{found:?}");
 
-        // What is there is not asked about.
+        // A registered schema needs no further query.
         let id = registered(&demo, Registering::Register).await.unwrap();
         for register in [true, false] {
             assert_eq!(registered(&demo, ask(register)).await.unwrap(), id);
@@ -593,7 +599,7 @@ mod tests {
         demo.on_request(|_, _| Fault::Status(503));
         assert!(matches!(registered(&demo, ask(true)).await, Err(Unusable::Failure(_))));
 
-        // A login that may write and not read.
+        // A login that may write but not read.
         demo.on_request(|_, path| match path == "/subjects/o-value" {
             true => Fault::Answer(403, r#"{"error_code":40301,"message":"User is denied"}"#),
             false => Fault::None,

@@ -20,14 +20,15 @@ use crate::tap::Showing;
 
 /// The longest record whose content is shown, in bytes.
 const LONGEST: usize = 64 * 1024;
-/// So much of a text is shown, in characters.
+/// The longest text that is shown, in characters.
 const TEXT: usize = 200;
-/// So many items of a list.
+/// The most items of a list that are shown.
 const ITEMS: usize = 10;
-/// So many fields of a map, or of a record within another value. The fields of the outermost one are those of its schema, and all there.
+/// The most fields shown of a map, or of a record within another value. Of the outermost record all fields are shown, because the schema
+/// bounds them.
 const FIELDS: usize = 200;
 
-/// The way of `event`, which ended as `outcome`.
+/// Describes `event`, which ended as `outcome`.
 pub fn story(
     runtime: &Runtime,
     event: &Event,
@@ -117,7 +118,7 @@ impl Teller<'_> {
     /// The steps in the order in which they ran, up to the one that ended the event.
     fn steps(&self, outcome: &str) -> Vec<Json> {
         let mut told = Vec::new();
-        // Without its fields no step has run.
+        // Without a plan no step has run.
         if self.event.plan.is_none() {
             return told;
         }
@@ -145,7 +146,7 @@ impl Teller<'_> {
             .is_some_and(|failure| failure.step.as_deref() == Some(&*step.name))
     }
 
-    /// What became of a step, and whether the event ended by it. The answers of steps beside one that `fails` are gone.
+    /// What happened to a step, and whether it ended the event. The answers of steps beside one that `fails` are gone.
     fn step(&self, index: usize, outcome: &str, fails: bool) -> (Json, bool) {
         let step = &self.program.steps[index];
         let failed = self.failed(step);
@@ -249,13 +250,13 @@ impl Teller<'_> {
     }
 }
 
-/// What a step without a row came to.
+/// The result of a step without a row.
 fn without_row(on_missing: OnMissing, on_error: OnError, outcome: &str) -> (&'static str, bool) {
     let skips = outcome == "skipped" && (on_missing == OnMissing::Skip || on_error == OnError::Skip);
     if skips { ("left out", true) } else { ("no row", false) }
 }
 
-/// Text as it is, and other bytes in a form that can be read.
+/// Text as it is; other bytes escaped.
 pub fn key_text(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
         Ok(text) => text.to_owned(),
@@ -280,7 +281,7 @@ fn shown(value: &Value<'_>, showing: Showing) -> Json {
     }
 }
 
-/// A value's type and length; nothing of its content, to which the keys of a map belong.
+/// A value's type and length, without its content; the keys of a map are content.
 fn shape(value: &Value<'_>) -> Json {
     let words = match value {
         Value::Null => return Json::Null,
@@ -351,7 +352,7 @@ fn shortened(json: Json) -> Json {
     }
 }
 
-/// Adds a field, with a number where another has its name: long keys may begin alike.
+/// Adds a field, with a number if its name is taken: long keys may start alike and be cut to the same text.
 fn add(fields: &mut Fields, name: String, value: Json) {
     let mut own = name.clone();
     let mut number = 1;
@@ -412,7 +413,7 @@ mod tests {
         let begins = format!("{}… (201 bytes)", "k".repeat(TEXT));
         let all = json!({begins.clone(): null, format!("{begins} #2"): null, format!("{begins} #3"): null});
         assert_eq!(shown(&map(alike.to_vec()), Showing::Values), all);
-        // Those of a record are the schema's, and what a step adds comes last.
+        // The fields of a record come from the schema, and what a step adds comes last.
         let fields = (0..FIELDS + 3).map(|n| (n.to_string().into(), map(vec![])));
         let record = shown(&Value::Record(fields.collect()), Showing::Values);
         assert_eq!(record.as_object().unwrap().len(), FIELDS + 3);

@@ -11,22 +11,22 @@ use crate::pipeline::finding::Finding;
 use crate::store::AnyStore;
 use crate::store::StoreError;
 
-/// A certificate with less time than this is worth a warning.
+/// A certificate with fewer days left is worth a warning.
 const SOON: i64 = 30;
 const DAY: i64 = 86_400;
-/// Clocks that differ by more are worth a warning.
+/// Clocks that differ by more than this are worth a warning.
 const SKEW: Duration = Duration::from_secs(2);
-/// What was found, and whether it is only a warning.
+/// A finding, and whether it is only a warning.
 pub(super) type Found = (Finding, bool);
 
-/// Certificates of the configuration that have run out, or will within 30 days.
+/// Certificates of the configuration that have expired, or will within 30 days.
 pub(super) async fn certificates(config: &Config) -> Vec<Found> {
     let now = now().as_secs().cast_signed();
     let judged = certificates::files(config)
         .await
         .into_iter()
         .filter_map(|(file, place)| {
-            // What cannot be read has been told by whoever connects with it.
+            // A file that cannot be read is reported by the client that uses it.
             let end = certificates::end(&std::fs::read(&file.path).ok()?, file.authority)?;
             let (message, warning) = judge(end - now, file.authority)?;
             let finding = Finding::new(place, format!("{}: {message}", file.path.display()));
@@ -36,7 +36,7 @@ pub(super) async fn certificates(config: &Config) -> Vec<Found> {
     judged.collect()
 }
 
-/// What is to be said of a certificate with so many seconds left.
+/// The finding about a certificate with this many seconds left, if any.
 fn judge(left: i64, authority: bool) -> Option<(String, bool)> {
     let days = left / DAY;
     let what = if authority { "the authority" } else { "the certificate" };

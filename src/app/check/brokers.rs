@@ -16,13 +16,13 @@ use crate::kafka::rights::{Allowed, Operation, of_groups, of_topics};
 use crate::pipeline::finding::Finding;
 use crate::sink::batches::{Batches, Untold};
 
-/// How long the brokers may take to say which topics there are, and again to say what is permitted.
+/// How long the brokers may take to list the topics, and again to report permissions.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A topic, and what is to be done with it.
+/// A topic, and the operation that the pipeline needs on it.
 type Wanted = (Spanned<String>, Operation);
 
-/// What is wrong with a pipeline's topics and group. Fails where no broker answers.
+/// Findings about a pipeline's topics and group. Fails if no broker answers.
 pub(super) async fn tell(config: &Config, pipeline: &config::Pipeline) -> Result<Vec<Finding>, String> {
     let source = &pipeline.source;
     let (reading, writing) = clients(config, pipeline).map_err(|e| e.to_string())?;
@@ -47,7 +47,7 @@ pub(super) async fn tell(config: &Config, pipeline: &config::Pipeline) -> Result
     asked.await.unwrap_or_else(|e| Err(e.to_string()))
 }
 
-/// Those of a pipeline that read, and those that write.
+/// A pipeline's client configurations for reading and for writing.
 fn clients(config: &Config, pipeline: &config::Pipeline) -> Result<(ClientConfig, ClientConfig), SecretError> {
     let kafka = &config.kafka;
     let sink_properties = pipeline.sink.as_ref().map_or(&[][..], |sink| &sink.properties);
@@ -57,7 +57,8 @@ fn clients(config: &Config, pipeline: &config::Pipeline) -> Result<(ClientConfig
     ))
 }
 
-/// Warnings of topics that take less than may come in, and of those of which the brokers do not tell what they take.
+/// Warnings about output topics with a lower record limit than the input, and about topics whose limit the brokers do
+/// not report.
 pub(super) async fn sizes(config: &Config, pipeline: &config::Pipeline) -> Vec<Finding> {
     let Ok((reading, writing)) = clients(config, pipeline) else {
         return Vec::new();
@@ -69,7 +70,7 @@ pub(super) async fn sizes(config: &Config, pipeline: &config::Pipeline) -> Vec<F
     let mut findings = smaller(pipeline, |topic| {
         inputs.taken_by(topic).or_else(|| outputs.taken_by(topic))
     });
-    // With a size of their own users say that they know.
+    // Users who set their own batch size know the limit.
     if writing.get("batch.size").is_none() {
         findings.extend(untold(pipeline, &outputs.untold().collect::<Vec<_>>()));
     }
@@ -83,7 +84,7 @@ fn outputs(pipeline: &config::Pipeline) -> impl Iterator<Item = (&Spanned<String
     sink.chain(letters.map(|letters| (&letters.topic, "halts the pipeline")))
 }
 
-/// What these topics take.
+/// The record limits of these topics.
 async fn taken(client: &ClientConfig, topics: Vec<&str>) -> Batches {
     if topics.is_empty() {
         return Batches::default();
@@ -93,7 +94,8 @@ async fn taken(client: &ClientConfig, topics: Vec<&str>) -> Batches {
     };
     let asker = Arc::new(asker);
     let asks = asker.clone();
-    // By then it is known whose brokers they are. All topics are asked for: one by its name might be made.
+    // Once this is answered, the cluster's id is known, too. All topics are requested, because a request for one topic
+    // by name might create it.
     let answered = tokio::task::spawn_blocking(move || {
         let metadata = asks.client().fetch_metadata(None, PATIENCE).ok()?;
         let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
@@ -102,7 +104,7 @@ async fn taken(client: &ClientConfig, topics: Vec<&str>) -> Batches {
     let Ok(Some(known)) = answered.await else {
         return Batches::default();
     };
-    // A topic that is not there is told by itself, and would be asked for again and again.
+    // A missing topic has a finding of its own, and would be queried again and again.
     let there = |topic: &&str| known.iter().any(|known| known == *topic);
     let topics: Vec<&str> = topics.into_iter().filter(there).collect();
     if topics.is_empty() {
@@ -111,7 +113,7 @@ async fn taken(client: &ClientConfig, topics: Vec<&str>) -> Batches {
     Batches::ask(asker, &topics).await
 }
 
-/// What is said of topics, each with the reason, of which the brokers do not tell what they take.
+/// Findings about topics whose limit the brokers do not report, each with the reason.
 fn untold(pipeline: &config::Pipeline, untold: &[(&str, &Untold)]) -> Vec<Finding> {
     let found = outputs(pipeline).filter_map(|(topic, _)| {
         let (_, untold) = untold.iter().find(|(name, _)| *name == topic.value)?;
@@ -143,7 +145,8 @@ fn smaller(pipeline: &config::Pipeline, taken_by: impl Fn(&str) -> Option<usize>
     outputs(pipeline).filter_map(small).collect()
 }
 
-/// The properties that say who the client is, and where. `config_map` has all names, and no value of a secret.
+/// The properties that say who the client is and where the brokers are. `config_map` has all names, but no values of
+/// secrets.
 fn identity(client: &ClientConfig) -> ClientConfig {
     let mut identity = ClientConfig::new();
     for name in client.config_map().into_keys() {
@@ -175,7 +178,7 @@ fn ask(client: &ClientConfig, wanted: Vec<Wanted>, group: Option<Spanned<String>
         .map_err(|e| format!("the brokers: {e}"))?;
     let began = Instant::now();
     let metadata = loop {
-        // Serves what waits: a token to be made, lines to be logged. An error among it is no news.
+        // Serves queued callbacks, such as a token refresh or log lines. Errors among them add nothing.
         while consumer.poll(Duration::from_millis(10)).is_some() {}
         match consumer.fetch_metadata(None, PATIENCE / 5) {
             Ok(metadata) => break metadata,
@@ -189,7 +192,7 @@ fn ask(client: &ClientConfig, wanted: Vec<Wanted>, group: Option<Spanned<String>
     let mut findings = Vec::new();
     for ((topic, operation), allowed) in wanted.iter().zip(allowed) {
         let mut known = metadata.topics().iter();
-        // Metadata leaves out what the client may not know of.
+        // Metadata omits topics that the client may not see.
         if allowed != Allowed::Nothing && !known.any(|t| t.name() == topic.value && !t.partitions().is_empty()) {
             let known = metadata.topics().iter().map(|topic| topic.name());
             findings.push(absent(topic, known.filter(|known| !names.contains(known))));
@@ -205,10 +208,10 @@ fn ask(client: &ClientConfig, wanted: Vec<Wanted>, group: Option<Spanned<String>
     Ok(findings)
 }
 
-/// What is said of a topic that is not there; `others` are those that are, and that the pipeline does not name.
+/// The finding about a missing topic; `others` are existing topics that the pipeline does not name.
 fn absent<'a>(topic: &Spanned<String>, others: impl Iterator<Item = &'a str>) -> Finding {
     let message = format!("the brokers have no topic '{}'", topic.value);
-    // Those that begin so are the brokers' own.
+    // Topics with this prefix are the brokers' own.
     let help = match nearest(topic, others.filter(|other| !other.starts_with("__"))) {
         Some(near) => format!("did you mean '{near}'? If not, create it first"),
         None => "create it first".to_owned(),
@@ -216,7 +219,7 @@ fn absent<'a>(topic: &Spanned<String>, others: impl Iterator<Item = &'a str>) ->
     Finding::new(topic.span, message).help(help)
 }
 
-/// What is said of a right that is missing.
+/// The finding about a missing permission.
 fn refused(user: Option<&str>, operation: Operation, (kind, name): (&str, &Spanned<String>)) -> Finding {
     let who = user.map_or_else(|| "this client".to_owned(), |user| format!("user '{user}'"));
     let may_not = match (operation, kind) {

@@ -8,7 +8,7 @@ use crate::pipeline::program::{Action, Program};
 use crate::store::AnyStore;
 use crate::store::scylla::rights::Permission;
 
-/// The tables that the user may not read, or write to.
+/// Findings about tables that the user may not read or write.
 pub(super) async fn refused(
     config: &Config,
     pipeline: &config::Pipeline,
@@ -37,7 +37,7 @@ pub(super) async fn refused(
     findings
 }
 
-/// The table of a step's statement, its place, and what the statement needs.
+/// The table of a step's statement, the statement's place, and the permission that it needs.
 fn needs<'a>(action: &'a Action, declared: &StepKind) -> Option<(&'a str, Span, Permission)> {
     match (action, declared) {
         (Action::Lookup(lookup), StepKind::Lookup(declared)) => {

@@ -48,10 +48,11 @@ pub(super) fn to_cel(value: &Value<'_>) -> cel::Value {
     }
 }
 
-/// From here on, on either side of 0, the interpreter takes no double for an int.
+/// From this magnitude on, the interpreter does not convert a double to an int.
 const BEYOND_INT: f64 = 9_223_372_036_854_775_808.0;
 
-/// A key of a map as CEL sees it: CEL looks for whole numbers by an int, whatever their type, and has no other numbers for keys.
+/// A key of a map as CEL sees it: CEL looks up every whole number as an int, whatever its type, and has no other numbers as
+/// keys.
 pub(super) fn map_key(key: &Value<'_>) -> Key {
     match key {
         Value::Int(i) | Value::Date(i) => Key::Int(i64::from(*i)),
@@ -71,7 +72,7 @@ pub(super) fn map_key(key: &Value<'_>) -> Key {
     }
 }
 
-/// `own` is the number as it is written.
+/// `own` is the number in its own type, for its text.
 fn number_key(number: f64, own: &impl ToString) -> Key {
     if number.fract() == 0.0 && number.abs() < BEYOND_INT {
         Key::Int(number as i64)
@@ -94,7 +95,7 @@ pub(super) fn from_cel(value: cel::Value) -> Result<Value<'static>, String> {
     })
 }
 
-/// `unscaled × 10^-scale` without what stands behind the point. None where no int holds it.
+/// `unscaled × 10^-scale` without its fraction. None if it does not fit into an int.
 pub(super) fn whole(unscaled: &[u8], scale: i32) -> Option<i64> {
     decimal_text(unscaled, scale)?.split('.').next()?.parse().ok()
 }

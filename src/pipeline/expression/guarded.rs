@@ -9,13 +9,13 @@ use super::{Computed, Reference, free_path};
 use crate::avro::value::Type;
 
 impl Computed {
-    /// Whether an input is nowhere used but where has() has asked for it.
+    /// Whether every use of an input is guarded by has().
     pub fn is_guarded(&self, input: usize) -> bool {
         self.guarded.get(input).copied().unwrap_or(false)
     }
 }
 
-/// The paths that are used without being asked for, of a tree in which they stand yet; `steps` are the names of the steps before.
+/// The paths that are used without a guard; in `tree` they have not been cut out yet. `steps` are the names of the steps before.
 pub(super) fn bare_paths(tree: &Expr, steps: &[&str]) -> Vec<Reference> {
     let mut look = Look {
         steps,
@@ -27,7 +27,7 @@ pub(super) fn bare_paths(tree: &Expr, steps: &[&str]) -> Vec<Reference> {
     look.bare
 }
 
-/// Whether a condition holds for no record of these inputs, for it asks by has() for what none of them has.
+/// Whether a condition holds for no record of these inputs, because it tests by has() something that none of them has.
 pub(super) fn never_holds(condition: &Expr, inputs: &[Type]) -> bool {
     let Expr::Call(call) = condition else {
         return false;
@@ -45,20 +45,20 @@ pub(super) fn never_holds(condition: &Expr, inputs: &[Type]) -> bool {
 
 struct Look<'a> {
     steps: &'a [&'a str],
-    /// The variables of the comprehensions around.
+    /// The variables of the enclosing comprehensions.
     bound: Vec<String>,
-    /// What has() has asked for where it leads to here.
+    /// The paths that has() guards at this point.
     asked: Vec<Reference>,
     bare: Vec<Reference>,
 }
 
 impl Look<'_> {
-    /// The path that an expression is. What is wrong with one is told when it is cut out.
+    /// The path that an expression is. An invalid path is reported when it is cut out.
     fn path(&self, expr: &Expr) -> Option<Reference> {
         free_path(expr, self.steps, &self.bound).ok().flatten()
     }
 
-    /// The path that an expression asks for, where it is has().
+    /// The path that an expression tests, if it is has().
     fn tested(&self, expr: &Expr) -> Option<Reference> {
         let Expr::Select(select) = expr else {
             return None;
@@ -70,7 +70,7 @@ impl Look<'_> {
         select.test.then(|| self.path(&operand)).flatten()
     }
 
-    /// The paths that are there wherever a condition holds.
+    /// The paths that exist whenever a condition holds.
     fn asks(&self, condition: &Expr) -> Vec<Reference> {
         match condition {
             Expr::Call(call) if call.func_name == operators::LOGICAL_AND => {
@@ -80,7 +80,7 @@ impl Look<'_> {
         }
     }
 
-    /// Looks at what is reached only where the condition holds.
+    /// Visits an expression that is reached only if the condition holds.
     fn behind(&mut self, condition: &Expr, expr: &Expr) {
         let around = self.asked.len();
         let asks = self.asks(condition);

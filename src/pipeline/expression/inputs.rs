@@ -15,20 +15,20 @@ use super::{Computed, FOR_EVER, INPUT, literal, told};
 use crate::avro::decimal_text;
 use crate::avro::value::Value;
 
-/// Begins the names of lists that are made once. As with [`INPUT`], no name that can be written begins so.
+/// Prefix of the names of lists that are built once. As with [`INPUT`], no name that users can write starts with it.
 const LIST: char = '#';
 
-/// As what CEL is given an input. A double would round a decimal, and has other digits than a float.
+/// The form in which CEL gets an input. A double would round a decimal, and has other digits than a float.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// As what it is.
+    /// Its own type.
     Plain,
-    /// A decimal or a float comes in as text.
+    /// Decimals and floats as text.
     Text,
-    /// A decimal comes in as the whole number in it.
+    /// A decimal as its whole number, without the fraction.
     Whole,
-    /// A map or a record comes in as the list of its keys, which is what a macro goes through: the interpreter's map has them in another
-    /// order each time, and what a record gives has to be the same on replay.
+    /// A map or record as the list of its keys, over which a macro iterates. The interpreter's map orders them differently each time,
+    /// but a record must give the same result on replay.
     Keys,
 }
 
@@ -39,8 +39,8 @@ impl Computed {
     }
 }
 
-/// Makes each list of literals in which `in` looks, and puts a name in its place: the interpreter would make it for every record. Lists
-/// that stand elsewhere stay, for the interpreter knows its macros by them.
+/// Builds each list of literals that `in` searches, and replaces it by a name: otherwise the interpreter would build it for every
+/// record. Other lists stay, because the interpreter recognises its macros by them.
 pub(super) fn take_lists(node: &mut IdedExpr, lists: &mut Vec<Box<dyn Val>>) {
     match &mut node.expr {
         Expr::Call(call) => {
@@ -76,12 +76,13 @@ pub(super) fn take_lists(node: &mut IdedExpr, lists: &mut Vec<Box<dyn Val>>) {
                 }
             }
         }
-        // There are no messages that an expression could make.
+        // No expression can create messages.
         Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
     }
 }
 
-/// Puts [`FOR_EVER`] in the place of each 0 that is a branch of the outermost condition, or of one that is a branch itself.
+/// Replaces by [`FOR_EVER`] each 0 that is a branch of the outermost condition, or of a condition that is itself such a
+/// branch.
 pub(super) fn for_ever_for_zero(node: &mut IdedExpr) {
     if let Expr::Call(call) = &mut node.expr {
         if call.func_name == operators::CONDITIONAL {
@@ -92,7 +93,7 @@ pub(super) fn for_ever_for_zero(node: &mut IdedExpr) {
     }
 }
 
-/// The list, as the interpreter makes it, where it is one and has literals alone.
+/// The list as the interpreter builds it, if the node is a list of literals only.
 fn constant_list(node: &IdedExpr) -> Option<Box<dyn Val>> {
     let Expr::List(list) = &node.expr else {
         return None;
@@ -105,7 +106,7 @@ fn constant_list(node: &IdedExpr) -> Option<Box<dyn Val>> {
     Some(made.into_owned())
 }
 
-/// An input as the interpreter is given it.
+/// An input in the form that the interpreter gets.
 enum Given<'v> {
     Null,
     Bool(CelBool),
@@ -124,7 +125,8 @@ impl<'v> Given<'v> {
                 return Ok(Given::Text(CelString::from(text)));
             }
             (Value::Float(number), Seen::Text) => return Ok(Given::Text(CelString::from(number.to_string()))),
-            // What no int holds stays a double, of which int() fails where it is reached, and not where a condition leads around it.
+            // A value that no int holds stays a double: int() then fails only when it is evaluated, and not if a condition leads
+            // around it.
             (Value::Decimal { unscaled, scale }, Seen::Whole) => {
                 whole(unscaled, *scale).map_or_else(|| to_cel(value), cel::Value::Int)
             }
@@ -161,7 +163,7 @@ impl<'v> Given<'v> {
     }
 }
 
-/// What the names in an expression's tree stand for.
+/// Resolves the names in an expression's tree.
 pub(super) struct Inputs<'v> {
     given: SmallVec<[Given<'v>; 4]>,
     lists: &'v [Box<dyn Val>],
@@ -180,7 +182,7 @@ impl<'v> Inputs<'v> {
 impl VariableResolver for Inputs<'_> {
     fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
         if let Some(index) = name.strip_prefix(INPUT) {
-            // A macro's `@result` begins so too: it is no number, and the interpreter looks it up itself.
+            // A macro's `@result` has the same prefix, but is no number: the interpreter resolves it itself.
             let index: usize = index.parse().ok()?;
             return self.given.get(index).map(|given| CowVal::Borrowed(given.val()));
         }
@@ -219,7 +221,7 @@ mod tests {
             ("p.a.exists(i, i in ['z'])", 1),
             ("p.a.filter(i, !(i in ['a', null]))", 1),
             ("p.a.map(i, ['x'].exists(x, x == i || i in ['a']))", 1),
-            // What is not known yet, what `in` does not look in, and what no long holds.
+            // Not built: lists that are not constant, lists that `in` does not search, and literals that no long holds.
             ("p.a in ['a', p.b]", 0),
             ("p.a.filter(i, 'a' in [i])", 0),
             ("p.a in [['a']]", 0),

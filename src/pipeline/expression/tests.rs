@@ -116,7 +116,7 @@ fn keys_are_quoted_in_paths() {
 
 #[test]
 fn every_name_is_a_path_as_a_member_is_written() {
-    // `in` and its like are CEL's own even behind a dot; `for` and its like are not.
+    // `in` and the other keywords are CEL's own even after a dot; `for` and other reserved words are not.
     for (name, written) in [
         ("in", "['in']"),
         ("true", "['true']"),
@@ -210,7 +210,7 @@ fn what_is_absent_within_an_input_is_null() {
         Ok(Value::Bool(true))
     );
     assert_eq!(run(some, &[items(&[Value::Double(0.1)])]), Ok(Value::Bool(false)));
-    // What fails for another reason is an error still.
+    // A failure for another reason is still an error.
     assert!(run("event.a / event.b > 1", &[Value::Int(1), Value::Int(0)]).is_err());
     assert!(run(some, &[items(&[text("x")])]).is_err());
     let lines = |quantity: Value<'static>| Value::List(vec![object(&[("qty", quantity), ("note", Value::Null)])]);
@@ -254,7 +254,7 @@ fn what_fails_over_what_is_there_fails_whatever_is_absent_beside_it() {
     }
     let bytes = Value::Bytes(Cow::Borrowed(&[0xff]));
     assert!(run("string(event.a) + event.b", &[bytes, Value::Null]).is_err());
-    // Where both operands fail, the right one says.
+    // If both operands fail, the right one decides.
     for operator in ["&&", "||"] {
         let null_last = format!("event.a / event.b > 1 {operator} event.c > 3");
         let inputs = [Value::Int(7), Value::Int(0), Value::Null];
@@ -407,7 +407,7 @@ fn a_map_is_asked_for_no_key_that_cel_does_not_have() {
             assert!(found.is_none_or(|found| found.fails), "{text} of {key}");
         }
     }
-    // What is no whole number is asked for by its text.
+    // A number that is not whole is looked up by its text.
     let doubles = Type::Map(Box::new(Type::Double), Box::new(Type::Long));
     for text in ["'0.5' in p.m", "5 in p.m", "5.0 in p.m"] {
         let found = computed(text, &["p"]).mistaken(std::slice::from_ref(&doubles));
@@ -538,7 +538,7 @@ fn has_asks_for_presence_within_an_input() {
     ] {
         assert_eq!(run(text, &[value]), Ok(Value::Bool(there)), "{text}");
     }
-    // What is there, and cannot have a field, is a mistake still.
+    // A value that exists and cannot have fields is still a mistake.
     let text = Value::String("x".into());
     for mistaken in [
         "has(p.address.floor)",
@@ -603,7 +603,7 @@ fn types_follow_from_shapes() {
     );
     let maps = Type::List(Box::new(Type::Map(Box::new(Type::String), Box::new(Type::Int))));
     assert_eq!(t("size(p.a) > 1 ? p.a : null", &[maps]), None);
-    // A null that the expression writes makes null of what it comes to, and not of what asks for null.
+    // A null literal makes null the operators that it reaches, but not the comparisons that accept null.
     for (text, ty) in [
         ("(p.a > 1 ? p.a : null) + 10", Type::Long.nullable()),
         ("-(p.a > 1 ? null : p.a)", Type::Long.nullable()),
@@ -647,7 +647,7 @@ fn a_time_keeps_its_unit_as_a_number() {
     for text in ["p.a / 1000", "p.a - p.b", "p.a + p.b", "p.a > p.b", "string(p.a)"] {
         assert_eq!(counts(text), [], "{text}");
     }
-    // Within an input it keeps it too.
+    // It keeps the unit within an input, too.
     let record = Type::Record(vec![("at".into(), micros.clone().nullable())]);
     for (text, ty) in [
         ("p.a[p.b] + 1", Type::List(Box::new(micros.clone()))),
@@ -713,7 +713,7 @@ fn the_text_of_a_decimal_has_all_its_digits() {
             run("'x' + string(p.a)", decimal(unscaled, scale)),
             text(format!("x{digits}"))
         );
-        // Beside it the same value is a number still.
+        // Elsewhere in the expression the same value is still a number.
         assert_eq!(
             run("p.a > 0.0 ? string(p.a) : '-' + string(p.a)", decimal(unscaled, scale)),
             text(if unscaled > 0 {
@@ -729,7 +729,7 @@ fn the_text_of_a_decimal_has_all_its_digits() {
     );
     assert_eq!(run("string(p.a)", Value::Null), Ok(Value::Null));
     assert_eq!(run("string(p.a)", Value::Double(1.5)), Ok(Value::String("1.5".into())));
-    // A float's own digits are not those of the double that it becomes.
+    // The digits of a float differ from those of the double that it is converted to.
     assert_eq!(run("string(p.a)", Value::Float(0.1)), Ok(Value::String("0.1".into())));
     assert_eq!(run("string(p.a)", Value::Float(3.0)), Ok(Value::String("3".into())));
     let c = computed("p.a > 0.0 ? string(p.a) : ''", &["p"]);
@@ -774,7 +774,7 @@ fn the_whole_number_of_a_decimal_has_all_its_digits() {
         12_345_678_901_234_567_890,
     ] {
         assert!(run("int(p.a)", beyond, 0).is_err(), "{beyond}");
-        // What a condition leads around does not fail.
+        // A branch that is not taken does not fail.
         assert_eq!(
             run("p.a * p.a < 9.0 ? int(p.a) : 0", beyond, 0),
             Ok(Value::Long(0)),
@@ -932,7 +932,7 @@ fn operators_that_their_operands_do_not_have_are_found() {
     ] {
         assert_eq!(told(text, ty), None, "{text}");
     }
-    // A decimal of many digits is compared as a double, which a literal is anyway.
+    // A decimal with many digits is compared as a double, which is what a literal is anyway.
     let wide = Type::Decimal { precision: 0, scale: 0 };
     assert_eq!(
         told("p.a == p.b", &wide).unwrap_or_default(),
@@ -964,7 +964,7 @@ fn operators_that_their_operands_do_not_have_are_found() {
         let what = rounds.then_some("in compares a decimal as a double, by 15 digits");
         assert_eq!(told.as_deref(), what, "{text} of {inputs:?}");
     }
-    // What no value of the type is.
+    // Literals that no value of the type equals.
     let kinds = Type::Enum(vec!["heartbeat".into(), "click".into()]);
     for (text, ty, what) in [
         (
@@ -1015,7 +1015,7 @@ fn operators_that_their_operands_do_not_have_are_found() {
     ] {
         assert_eq!(told(text, ty), None, "{text}");
     }
-    // Two that may both be null are equal then.
+    // Two values that may both be null are equal then.
     let c = computed("p.a == p.b", &["p"]);
     assert_eq!(c.mistaken(&[Type::Long.nullable(), Type::String.nullable()]), None);
     assert!(c.mistaken(&[Type::Long.nullable(), Type::String]).is_some());
@@ -1079,7 +1079,7 @@ fn what_is_found_in_operators_is_what_the_interpreter_says() {
         for (ty, value) in &values {
             let found = c.mistaken(std::slice::from_ref(ty));
             let given = c.evaluate(&Interpreter::default(), &[value.borrowed()]);
-            // int('x') is another mistake: of the text, and not of its kind.
+            // int('x') is another mistake: it concerns the content of the text, not its kind.
             let undefined = given.as_ref().is_err_and(|error| error.contains("is not defined for"));
             assert_eq!(undefined, found.is_some(), "{text} of {ty}: {found:?}, {given:?}");
         }

@@ -13,11 +13,11 @@ use super::{Computed, INPUT, literal};
 use crate::avro::value::{Type, Unit, Value};
 
 impl Computed {
-    /// The type of the result, where it follows from the shape of the expression and the types of its inputs. It may be null
-    /// wherever an input may be, and where an operator meets a null that the expression writes.
+    /// The type of the result, if it follows from the expression and the types of its inputs. It is nullable if an input is,
+    /// or if an operator meets a null literal.
     pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
         let result = infer(&self.tree.expr, inputs)?;
-        // What is never there and is asked for by has() makes nothing null.
+        // An input that never exists and is guarded by has() makes nothing null.
         let makes_null = |(i, ty): (usize, &Type)| {
             let never = *ty == Type::Null && self.is_guarded(i);
             ty.is_nullable() && !never
@@ -31,9 +31,8 @@ impl Computed {
         )
     }
 
-    /// The types of times whose number the expression gives, where `times` are those of each input: a time comes in as a plain number in
-    /// its own unit, and as one it goes out. None where the number is another, several where branches differ. Of a list it is those of its
-    /// items.
+    /// The types of times that the resulting number counts as, given the `times` of each input: a time enters as a plain number in its own
+    /// unit, and leaves as one. Empty if the number is no time; several if branches differ. For a list, those of its items.
     pub fn counts(&self, times: &[Vec<Type>], inputs: &[Type]) -> Vec<Type> {
         let fields = Fields {
             times,
@@ -42,12 +41,13 @@ impl Computed {
         fields.counts(&self.tree.expr)
     }
 
-    /// Whether the result is a map, or a list with one in it, wherever it is not null: an expression cannot end in one.
+    /// Whether every result that is not null is a map, or a list that contains one: an expression cannot end in one.
     pub fn ends_in_map(&self, inputs: &[Type]) -> bool {
         Fields::of(inputs).is_map(&self.tree.expr)
     }
 
-    /// A field that is asked for and that no record of these inputs has, which would be null for ever. One that has() asks for may be missing.
+    /// A field that the expression uses and no record of these inputs has, so that it would always be null. A field that has() tests may be
+    /// missing.
     pub fn unknown_field(&self, inputs: &[Type]) -> Option<UnknownField> {
         let mut fields = Fields::of(inputs);
         fields.look(&self.tree.expr);
@@ -55,8 +55,8 @@ impl Computed {
         unknown.into_iter().find(|field| !tested.contains(&field.name.as_str()))
     }
 
-    /// An operator or a function that fails over its operands wherever it is reached, or says the same of them in every record; one that
-    /// no record gets around before others. An expression that asks for a type may have several at one place, and is not judged.
+    /// An operator or function that fails on its operands whenever it is reached, or gives the same answer for every record. One that no
+    /// record can bypass takes precedence. An expression that uses type() is not judged, because one place in it may have several types.
     pub fn mistaken(&self, inputs: &[Type]) -> Option<Mistaken> {
         let mut fields = Fields::of(inputs);
         fields.look(&self.tree.expr);
@@ -64,8 +64,8 @@ impl Computed {
         first.filter(|_| !fields.asks_type)
     }
 
-    /// Two times of which one is subtracted from the other or compared with it, and that count in different units; and whether every
-    /// record gets there. See [`Computed::counts`].
+    /// Two times in different units, one of which is subtracted from or compared with the other, and whether every record gets
+    /// there. See [`Computed::counts`].
     pub fn different_units(&self, times: &[Vec<Type>], inputs: &[Type]) -> Option<(Type, Type, bool)> {
         let mut fields = Fields {
             times,
@@ -76,7 +76,7 @@ impl Computed {
     }
 }
 
-/// The unit in which a time is counted, where the type is one: none for days.
+/// The unit of a time type; the inner none is for days.
 pub fn unit(ty: &Type) -> Option<Option<Unit>> {
     match ty {
         Type::Date => Some(None),
@@ -85,7 +85,7 @@ pub fn unit(ty: &Type) -> Option<Option<Unit>> {
     }
 }
 
-/// The time that a type is, or that the items of a list are.
+/// The type itself if it is a time, or the time type of a list's items.
 pub fn time(ty: &Type) -> Option<&Type> {
     match ty.non_null() {
         Type::List(item) => time(item),
@@ -93,14 +93,15 @@ pub fn time(ty: &Type) -> Option<&Type> {
     }
 }
 
-/// An operator or a function over operands that it is not for.
+/// An operator or a function on operands that it does not accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistaken {
     /// What is wrong.
     pub message: String,
     /// The remedy.
     pub help: &'static str,
-    /// Whether every record fails: not where a condition, `&&`, `||` or an empty list may lead around it, nor where it has an answer.
+    /// Whether every record fails: not if a condition, `&&`, `||` or an empty list may bypass it, nor if the operator gives an
+    /// answer.
     pub fails: bool,
 }
 
@@ -114,7 +115,7 @@ impl Mistaken {
     }
 }
 
-/// What CEL sees of a type; null apart.
+/// CEL's view of a type, apart from null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Bool,
@@ -128,7 +129,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// What an operator or function gives, whatever it is given.
+    /// The kind of an operator's or function's result, if it is the same for all operands.
     fn given_by(function: &str) -> Option<Kind> {
         Some(match function {
             operators::EQUALS
@@ -173,12 +174,12 @@ impl Kind {
         matches!(self, Kind::Int | Kind::Uint | Kind::Double)
     }
 
-    /// Whether a value of one may equal a value of the other.
+    /// Whether a value of one kind may equal a value of the other.
     fn equals(self, other: Kind) -> bool {
         self == other || self.is_number() && other.is_number()
     }
 
-    /// What brings two kinds together.
+    /// How to convert two kinds to a common one.
     fn remedy(self, other: Kind) -> &'static str {
         match (self, other) {
             (a, b) if a.is_number() && b.is_number() => {
@@ -213,28 +214,28 @@ impl fmt::Display for Kind {
 /// A field that a record does not have, and those that it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownField {
-    /// The name that is asked for.
+    /// The requested name.
     pub name: String,
-    /// The names that there are.
+    /// The existing names.
     pub known: Vec<String>,
 }
 
-/// Looks for fields that their records do not have, and for operators that are not for their operands.
+/// Looks for fields that their records do not have, and for operators on operands that they do not accept.
 struct Fields<'a> {
     inputs: &'a [Type],
     /// See [`Computed::counts`].
     times: &'a [Vec<Type>],
-    /// The variables of the comprehensions around whose types are known.
+    /// The variables of the enclosing comprehensions whose types are known.
     bound: Vec<(&'a str, Type)>,
     unknown: Vec<UnknownField>,
-    /// The fields that has() asks for: they may be missing.
+    /// The fields that has() tests: they may be missing.
     tested: Vec<&'a str>,
     mistaken: Vec<Mistaken>,
     units: Vec<(Type, Type, bool)>,
     asks_type: bool,
-    /// Whether a record may get around what is looked at, or go on although it fails.
+    /// Whether a record may bypass the current part, or continue although it fails.
     guarded: bool,
-    /// Whether a record may get around it.
+    /// Whether a record may bypass the current part.
     bypassed: bool,
 }
 
@@ -294,7 +295,7 @@ impl<'a> Fields<'a> {
                     self.guarded = guarded
                         || match call.func_name.as_str() {
                             operators::CONDITIONAL => i > 0,
-                            // Of either operand an error is passed over where the other one decides.
+                            // An error in one operand is ignored if the other operand decides.
                             operators::LOGICAL_AND | operators::LOGICAL_OR => true,
                             _ => false,
                         };
@@ -333,12 +334,12 @@ impl<'a> Fields<'a> {
                 (self.guarded, self.bypassed) = around_it;
                 self.bound.truncate(around);
             }
-            // In the values of a map or a message nothing is looked for.
+            // The values of maps and messages are not checked.
             Expr::Map(_) | Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
         }
     }
 
-    /// The type of an input, of a variable, or of what is in one, null apart.
+    /// The type of an input, of a variable, or of a part of one, apart from null.
     fn shape(&self, expr: &Expr) -> Option<Type> {
         Some(self.whole(expr)?.non_null().clone())
     }
@@ -361,7 +362,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// What a value is wherever it is there and not null.
+    /// The kind of a value whenever it exists and is not null.
     fn kind(&self, expr: &Expr) -> Option<Kind> {
         match expr {
             Expr::Literal(literal) => match literal {
@@ -448,7 +449,7 @@ impl<'a> Fields<'a> {
                 match call.func_name.as_str() {
                     "int" => arg(0),
                     operators::CONDITIONAL => [arg(1), arg(2)].concat(),
-                    // What is added to a time has no unit of its own. The difference of two is no time.
+                    // A number that is added to a time has no unit of its own. The difference of two times is no time.
                     operators::ADD | operators::SUBSTRACT => {
                         let (a, b) = (arg(0), arg(1));
                         match (a.is_empty(), b.is_empty()) {
@@ -461,7 +462,7 @@ impl<'a> Fields<'a> {
                 }
             }
             Expr::List(list) => list.elements.iter().flat_map(|e| self.counts(&e.expr)).collect(),
-            // map() and filter() begin with a list, and each round adds to it.
+            // map() and filter() start with a list, and each round adds to it.
             Expr::Comprehension(c) if matches!(c.accu_init.expr, Expr::List(_)) => {
                 let mut items = match self.shape(&c.iter_range.expr) {
                     Some(Type::List(item) | Type::Map(item, _)) if c.iter_var2.is_none() => vec![*item],
@@ -481,13 +482,13 @@ impl<'a> Fields<'a> {
                 });
                 counted.collect()
             }
-            // An item of a list that the expression makes.
+            // An item of a list that the expression builds.
             Expr::Call(call) if call.func_name == operators::INDEX && self.shape(expr).is_none() => call
                 .args
                 .first()
                 .map(|list| self.counts(&list.expr))
                 .unwrap_or_default(),
-            // What is within an input, by an index, a key, a field or a macro's variable.
+            // A part of an input, by an index, a key, a field or a macro's variable.
             _ => self.shape(expr).and_then(|ty| time(&ty).cloned()).into_iter().collect(),
         }
     }
@@ -521,7 +522,7 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
                     Kind::Bytes => Some(Type::Bytes),
                     Kind::Uint | Kind::List | Kind::Map => None,
                 },
-                // The other branch says the type where this one is null alone.
+                // If this branch is only null, the other one decides the type.
                 operators::CONDITIONAL if never_holds(&call.args.first()?.expr, inputs) => match arg(2)? {
                     Type::Null => arg(1).map(Type::nullable),
                     ty => Some(ty),
@@ -543,23 +544,23 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
                 _ => None,
             }
         }
-        // all() and exists() begin with true or false, and end so.
+        // all() and exists() start with true or false, and end with one.
         Expr::Comprehension(c) if matches!(literal(&c.accu_init.expr), Some(Value::Bool(_))) => Some(Type::Bool),
-        // exists_one() compares what it has counted.
+        // exists_one() compares its count.
         Expr::Comprehension(c) => infer(&c.result.expr, inputs),
         _ => None,
     }
 }
 
-/// Whether a null that stands in the expression comes to where it is none of the values that are asked for, so that all of it is null;
-/// `taken` says that this place takes one.
+/// Whether a null literal reaches an operator that does not accept null, so that the whole expression is null; `taken` says that this
+/// place accepts null.
 fn writes_null(expr: &Expr, taken: bool) -> bool {
     match expr {
         Expr::Literal(LiteralValue::Null) => !taken,
         Expr::Call(call) => {
             let takes = |i: usize| match call.func_name.as_str() {
                 operators::EQUALS | operators::NOT_EQUALS => true,
-                // No map has null for a key.
+                // No map has a null key.
                 operators::IN => {
                     i == 0
                         && call
@@ -582,7 +583,7 @@ fn writes_null(expr: &Expr, taken: bool) -> bool {
     }
 }
 
-/// The type of an input that CEL gives back as it came in.
+/// The type of an input that CEL returns unchanged.
 fn given_back(input: &Type) -> Option<Type> {
     let ty = match input.non_null() {
         Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {

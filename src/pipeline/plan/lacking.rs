@@ -5,14 +5,14 @@ use crate::avro::{PathProblem, Plan};
 use crate::pipeline::finding::Finding;
 use crate::pipeline::program::{Program, event_path};
 
-/// What is said of the fields that are optional, and that the version of this plan does not have; `version` is what it is called.
+/// The warnings about optional fields that the version of this plan does not have; `version` is its name in them.
 pub fn lacking(program: &Program, plan: &Plan, version: &str) -> Vec<Finding> {
     let told = program.optional.iter().filter_map(|slot| {
         if plan.slot_type(*slot) != Type::Null {
             return None;
         }
         let (path, span) = program.paths.get(*slot)?;
-        // A field whose type is null is there.
+        // A field of type null exists.
         let error = Plan::compile(plan.writer().clone(), &[path.as_str()]).err()?;
         let help = match error.problem {
             PathProblem::NoField {

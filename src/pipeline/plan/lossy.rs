@@ -6,7 +6,8 @@ use crate::config::Span;
 use crate::pipeline::expression::unit;
 use crate::pipeline::finding::Finding;
 
-/// What is said of the first two counterparts of which something is, these types themselves or what is in their lists, maps and records.
+/// The first result of `says` for a pair of corresponding types: the two types themselves, or those within their lists, maps and
+/// records.
 pub(super) fn first<'t, T>(from: &'t Type, to: &'t Type, says: &impl Fn(&'t Type, &'t Type) -> Option<T>) -> Option<T> {
     let (from, to) = (from.non_null(), to.non_null());
     match (from, to) {
@@ -19,7 +20,8 @@ pub(super) fn first<'t, T>(from: &'t Type, to: &'t Type, says: &impl Fn(&'t Type
     }
 }
 
-/// A time that counts finer than its counterpart, the counterpart, and how many of what it counts are one of that.
+/// A time with a finer unit than its counterpart, the counterpart, and how many of its units are one of the
+/// counterpart's.
 fn finer<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type, i64)> {
     let (own, wanted) = match (from, to) {
         (Type::Time(own), Type::Time(wanted))
@@ -31,7 +33,8 @@ fn finer<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type, i64)> 
     Some((from, to, count))
 }
 
-/// What is said of a time of which a field takes only what is whole in its own unit; nothing where it takes all.
+/// The warning about a time that a field accepts only if it is a whole number of the field's unit; none if the field
+/// accepts every value.
 pub(super) fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
     let whole = unit(from.non_null()).is_some();
     let (from, to, count) = first(from, to, &finer)?;
@@ -48,8 +51,8 @@ pub(super) fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Typ
     Some(Finding::new(span, message).help(help))
 }
 
-/// A type that holds numbers or symbols that its counterpart does not, and the counterpart: none is rounded or cut off. The digits of a CQL decimal are
-/// not known.
+/// A type some of whose numbers or symbols its counterpart cannot hold, and the counterpart: values are never rounded or truncated. The digits of a CQL
+/// decimal are unknown.
 fn narrower<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type)> {
     let narrow = match (from, to) {
         (Type::Enum(own), Type::Enum(known)) => own != known && own.iter().any(|symbol| !known.contains(symbol)),
@@ -69,7 +72,7 @@ fn narrower<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type)> {
     narrow.then_some((from, to))
 }
 
-/// What is said of a number or a symbol where the field holds only some of its type.
+/// The warning about a number or a symbol if the field holds only some values of its type.
 pub(super) fn narrowed(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
     let whole = !matches!(from.non_null(), Type::List(_) | Type::Map(..) | Type::Record(_));
     let (from, to) = first(from, to, &narrower)?;
@@ -92,13 +95,13 @@ pub(super) fn narrowed(field: &str, what: &str, span: Span, from: &Type, to: &Ty
     Some(Finding::new(span, message).help(help))
 }
 
-/// What is said of a branch or symbol of the input that the output has no place for.
+/// The finding about a branch or symbol of the input for which the output has no place.
 pub(super) fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
     let Unplaced { field, source, from } = unplaced;
     no_place(&format!("event.{source} may be"), from, field, span)
 }
 
-/// What is said of a field of the output that nothing goes into, for the input's has another name by now.
+/// The warning about a field of the output that gets no value, because the input's field now has another name.
 pub(super) fn renamed(renamed: &Renamed, span: Span) -> Finding {
     let Renamed { field, source } = renamed;
     let message = format!(

@@ -10,18 +10,19 @@ use crate::pipeline::program::{Action, Place, Program, Source, Step, event_path}
 use crate::store::Statement;
 use crate::store::types::ColumnType;
 
-/// What becomes of a field.
+/// How a field is used.
 #[derive(Clone, Copy, Default)]
 struct Used {
-    /// Its number is computed with, or is the output's key: its unit is lost there.
+    /// As a number in a computation, or in the output's key: the unit is lost there.
     number: bool,
-    /// `string()` makes text of it.
+    /// As the argument of `string()`.
     text: bool,
-    /// It is taken as it is where text shows how it was written.
+    /// Unchanged, in a place where its text shows how it was written.
     written: bool,
 }
 
-/// What is said of fields whose types are these in another version, where that changes what the pipeline makes of them.
+/// The warnings about fields that had the types `other` in another version, if the difference changes what the pipeline
+/// does with them.
 pub fn shifted(program: &Program, other: &[Type], plan: &Plan) -> Vec<Finding> {
     let used = used(program, plan);
     let mut findings = Vec::new();
@@ -42,7 +43,7 @@ pub fn shifted(program: &Program, other: &[Type], plan: &Plan) -> Vec<Finding> {
     findings
 }
 
-/// The types, and what is said of them.
+/// The two types, and the consequence of the difference.
 fn shift<'t>(before: &'t Type, now: &'t Type, used: Used) -> Option<(&'t Type, &'t Type, &'static str)> {
     let told = match (before, now) {
         (Type::String, Type::Uuid) | (Type::Uuid, Type::String) if used.number || used.written => {
@@ -63,7 +64,7 @@ fn shift<'t>(before: &'t Type, now: &'t Type, used: Used) -> Option<(&'t Type, &
     Some((before, now, told))
 }
 
-/// What becomes of each field, by slot.
+/// How each field is used, by slot.
 fn used(program: &Program, plan: &Plan) -> Vec<Used> {
     let mut used = vec![Used::default(); program.paths.len()];
     for (place, _) in (Types { program, plan }).places() {
@@ -89,7 +90,7 @@ fn used(program: &Program, plan: &Plan) -> Vec<Used> {
     used
 }
 
-/// Where a step takes values as they are, and text shows how it was written.
+/// Places where a step takes values unchanged and their text shows how they were written.
 fn writing(step: &Step) -> Vec<&Place> {
     match &step.action {
         Action::Lookup(lookup) => in_text(&lookup.statement, &lookup.binds),
@@ -100,14 +101,14 @@ fn writing(step: &Step) -> Vec<&Place> {
     }
 }
 
-/// The values of a statement that go into text.
+/// The values that a statement binds to text.
 fn in_text<'p>(statement: &Statement, binds: &'p [Place]) -> Vec<&'p Place> {
     let bound = statement.markers().iter().zip(binds);
     let text = bound.filter(|(marker, _)| has_text(&marker.ty));
     text.map(|(_, place)| place).collect()
 }
 
-/// Whether a column, or part of it, is text. One of type `uuid` has one form for all ways to write it.
+/// Whether a column, or part of it, is text. A column of type `uuid` has one form, however the value was written.
 fn has_text(column: &ColumnType) -> bool {
     match column {
         ColumnType::Text | ColumnType::Ascii | ColumnType::Any => true,
@@ -119,7 +120,7 @@ fn has_text(column: &ColumnType) -> bool {
     }
 }
 
-/// The slot of a value that is the input's as it is, by its name too.
+/// The slot of an input value that is passed on unchanged, directly or by its name.
 fn slot_of(program: &Program, source: &Source) -> Option<usize> {
     match source {
         Source::Event(slot) => Some(*slot),

@@ -10,12 +10,12 @@ use crate::store::AnyStore;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 
-/// The messages of what does not fit in a pipeline with this sink.
+/// The messages about what does not fit in a pipeline with this sink.
 async fn found(schema: &str, sink: &str, output: OutputSchema) -> Result<(), String> {
     found_with(None, schema, sink, output).await
 }
 
-/// The same, with a database; `rest` is what stands behind the sink's topic.
+/// The same with a database; `rest` follows the sink's topic.
 async fn found_with(store: Option<&AnyStore>, schema: &str, rest: &str, output: OutputSchema) -> Result<(), String> {
     let compiled = compiled(store, schema, rest, output).await;
     compiled
@@ -261,7 +261,7 @@ async fn a_literal_that_its_column_does_not_take_is_found() {
                     told.is_ok() || told.is_err_and(|error| error.starts_with(&cannot)),
                     "{literal}"
                 );
-                // Only some records come there, or have it: the others were written all along.
+                // Only some records get there, or have the value, and the others could always be written.
                 for step in ["x", "w"] {
                     let name = format!("name = \"{step}\"\n");
                     let rest = rest.replace(&name, &format!("{name}when = \"event.id == 7\"\n"));
@@ -308,7 +308,7 @@ async fn a_time_that_is_finer_than_its_field_is_told_and_the_clock_never_is() {
         );
         assert_eq!(told(fine, "micros").await, Vec::<String>::new());
     }
-    // So is one that passes through without being set.
+    // The same holds for a field that passes through without being set.
     let passing = compiled(None, input, "", output("created", "millis")).await.unwrap();
     let help = passing.warnings[0].help.as_deref().unwrap();
     assert!(help.contains("{ created = \"event.created / 1000\" }"), "{help}");
@@ -451,7 +451,7 @@ async fn a_number_or_symbol_of_the_input_that_the_output_does_not_hold_is_told()
         messages[0].starts_with("event.v may have symbol REFUNDED, "),
         "{messages:?}"
     );
-    // The default of an enum is for what passes: a symbol that `set` gives is there or is not.
+    // An enum's default applies only to values that pass through: a symbol that `set` gives exists or not.
     let other = kinds(r#""PAID""#, r#", "default": "PAID""#);
     for (set, count) in passes_or_is_set.into_iter().zip([0, 1]) {
         assert_eq!(told(&both, &other, set).await.len(), count, "{set}");
@@ -544,7 +544,7 @@ async fn a_finer_time_is_told_wherever_it_passes() {
     let help = |at: usize| warnings[at].help.as_deref().unwrap();
     assert!(help(0).contains("{ seen = \"event.at / 1000\" }"), "{}", help(0));
     assert_eq!(help(1), "make the field timestamp-micros in the sink's `schema`");
-    // And what is set as a whole, of which the other fields of the input say nothing.
+    // And a list that is set as a whole, about which the other fields of the input say nothing.
     let list = r#"{"type": "record", "name": "E", "fields": [{"name": "all", "type": {"type": "array", "items":
         {"type": "record", "name": "I", "fields": [{"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}]}}}]}"#;
     let warnings = told("set = { all = \"event.items\" }", list.to_owned()).await;
@@ -603,7 +603,7 @@ async fn a_field_that_the_input_renamed_is_told_where_the_output_has_its_default
         Vec::new(),
         "the input says nothing of it"
     );
-    // Without a default it cannot be made at all, and why is told too.
+    // Without a default the field cannot be made at all, and the error explains why, too.
     let output = Schema::parse(&schema(r#""name": "amount""#, "")).unwrap();
     let error = found(&input, "", OutputSchema::Fixed(Arc::new(output)))
         .await

@@ -1,4 +1,5 @@
-//! Finds uses of the wall clock in writes: a record that runs again gets another time there, and each attempt another remaining TTL.
+//! Finds uses of the wall clock in writes: when a record runs again it gets another time there, and each attempt gets another
+//! remaining TTL.
 
 use super::super::finding::Finding;
 use super::{Action, ComputedSource, Program, Source};
@@ -7,8 +8,8 @@ use crate::store::ColumnType;
 use crate::store::cql::TTL_MARKER;
 
 impl Program {
-    /// What its writes, as `config` declares them, take of the clock: refused in a key, where each run would make another row, and warned of elsewhere,
-    /// where two values meet under one write timestamp.
+    /// How its writes, as `config` declares them, use the clock. In a key that is an error, because each run would create another row. Elsewhere it is
+    /// a warning, because two values would have the same write timestamp. Returns errors and warnings.
     pub fn of_the_clock(&self, config: &Pipeline) -> (Vec<Finding>, Vec<Finding>) {
         let (mut refused, mut warned) = (Vec::new(), Vec::new());
         for (declared, step) in config.steps.iter().zip(&self.steps) {
@@ -20,7 +21,7 @@ impl Program {
             }
             let markers = write.statement.markers().iter().zip(&write.binds);
             for (index, (marker, place)) in markers.enumerate() {
-                // What is left of a row's life depends on the time, as it must.
+                // The remaining TTL of a row depends on the time, and has to.
                 if marker.name == TTL_MARKER || !self.tells_the_time(&place.source) {
                     continue;
                 }
@@ -52,8 +53,8 @@ impl Program {
         (refused, warned)
     }
 
-    /// Has each life that depends on the clock reckoned from the time at which it is asked for. The values of `set` steps are of theirs, and a write may wait
-    /// for hours behind that. One that such a step's `when` decides about stays as it is.
+    /// Computes each TTL that depends on the clock at the time of each attempt: the values of `set` steps are as old as those steps, and a write may wait for
+    /// hours after them. A TTL that depends on a `set` step with a `when` stays unchanged.
     pub(super) fn let_lives_wane(&mut self) {
         for index in 0..self.steps.len() {
             let Action::Write(write) = &self.steps[index].action else {
@@ -66,11 +67,11 @@ impl Program {
                 continue;
             };
             let mut life = self.of_its_time(&write.binds[marker].source);
-            // By a step with a `when` it is of that step's time, and 0 means what it does elsewhere.
+            // It depends on a step with a `when`: it keeps the time of that step, and 0 means for ever, as usual.
             if self.of_a_step(&life) {
                 continue;
             }
-            // Of what is reckoned 0 is the end; one that is written there is for ever, as it is elsewhere.
+            // A computed 0 means expired; a literal 0 means for ever, as usual.
             if let Source::Computed(computed) = &mut life {
                 computed.expression.zero_to_for_ever();
             }
@@ -81,11 +82,11 @@ impl Program {
         }
     }
 
-    /// The source with what `set` steps take of the clock in place of their values.
+    /// The source, with the expressions of `set` steps that use the clock in place of their values.
     fn of_its_time(&self, source: &Source) -> Source {
         match source {
             Source::Named(index) => match self.named_value(*index) {
-                // The value of a step with a `when` is null where that did not run.
+                // The value of a step with a `when` is null if the step did not run.
                 Some((step, place)) if step.when.is_none() && self.tells_the_time(&place.source) => {
                     self.of_its_time(&place.source)
                 }
@@ -104,7 +105,7 @@ impl Program {
         }
     }
 
-    /// Whether it takes of the clock by the value of a `set` step.
+    /// Whether it uses the clock through the value of a `set` step.
     fn of_a_step(&self, source: &Source) -> bool {
         match source {
             Source::Named(_) => self.tells_the_time(source),
@@ -145,7 +146,7 @@ mod tests {
     use crate::store::AnyStore;
     use crate::store::sqlite::{SqliteOptions, SqliteStore};
 
-    /// What is refused, and what is warned of.
+    /// The errors and the warnings.
     async fn findings(write: &str) -> (Vec<Finding>, Vec<Finding>) {
         let scratch = Scratch::new().unwrap();
         let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
@@ -172,7 +173,7 @@ mod tests {
         (refused, warned)
     }
 
-    /// How many there are of either.
+    /// The number of errors and of warnings.
     async fn found(write: &str) -> (usize, usize) {
         let (refused, warned) = findings(write).await;
         (refused.len(), warned.len())
@@ -221,7 +222,7 @@ mod tests {
         let delete =
             "write = \"DELETE FROM t WHERE id = :id AND at = :at AND hour = :hour\"\nbind = { at = \"s.clock\" }\n";
         assert_eq!(found(delete).await, (1, 0));
-        // How long a row has left depends on the time.
+        // The remaining TTL of a row depends on the time.
         let life = insert("s.own", "1", "s.own") + "ttl_seconds = \"event.end - z.hour\"\n";
         assert_eq!(found(&life).await, (0, 0));
     }

@@ -12,17 +12,17 @@ use crate::avro::value::Type;
 use crate::config::{self, OnMissing};
 use crate::custom::{CustomStep, CustomSteps, Registered, fits};
 
-/// A step of one's own, ready to run.
+/// A custom step, ready to run.
 pub struct Custom {
     /// The step.
     pub step: Arc<dyn CustomStep>,
-    /// What it takes, by name and type.
+    /// Its inputs, by name and type.
     pub takes: Vec<(String, Type)>,
-    /// The values of these.
+    /// The values of the inputs.
     pub binds: Vec<Place>,
-    /// What it gives, by name and type.
+    /// Its outputs, by name and type.
     pub gives: Vec<(String, Type)>,
-    /// Where it gives nothing.
+    /// What to do if it gives nothing.
     pub on_missing: OnMissing,
     /// How long one attempt may take.
     pub timeout: Duration,
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Custom {
     }
 }
 
-/// What is said where a value cannot be given to a step of one's own; nothing where it can.
+/// The finding about a value that a custom step cannot take; none if it can.
 pub fn not_taken(place: &Place, ty: &Type, name: &str, wanted: &Type) -> Option<Finding> {
     let why = fits(ty, wanted).err()?;
     let message = format!("'{name}' cannot take {}: {why}", place.what);
@@ -48,7 +48,8 @@ pub fn not_taken(place: &Place, ty: &Type, name: &str, wanted: &Type) -> Option<
     Some(Finding::new(place.span, message).help(help))
 }
 
-/// What a step names and the program has not: the step itself, or what that takes. No service is needed to tell.
+/// What a step names and the program does not have: the custom step itself, or one of its inputs. No service is needed
+/// to check it.
 pub fn misnamed(wanted: &config::Custom, customs: &CustomSteps) -> Vec<Finding> {
     let name = &wanted.custom;
     let Some(own) = customs.get(name) else {

@@ -13,7 +13,7 @@ use crate::config::{self, MissingDeadline, OnMissing, Span, Step as StepConfig};
 use crate::store::cache::{Cache, CacheOptions, Hit};
 use crate::store::{AnyStore, Kind, Statement, StatementOptions};
 
-/// What all rows of a look-up together are called.
+/// The name of all rows of a look-up together.
 const ROWS: &str = "rows";
 
 /// A look-up, ready to run.
@@ -23,15 +23,15 @@ pub struct Lookup {
     pub statement: Statement,
     /// Its values, in the order of its markers.
     pub binds: Vec<Place>,
-    /// Rows in memory.
+    /// The cache of its rows.
     pub cache: Option<Arc<Cache>>,
-    /// Without a row.
+    /// What to do without a row.
     pub on_missing: OnMissing,
-    /// How long a row is waited for, and what then.
+    /// How long to wait for a row, and what to do then.
     pub missing: Option<MissingDeadline>,
     /// When it stops trying.
     pub policy: Policy,
-    /// What stands for no row where all rows are taken: empty lists.
+    /// The result without a row if all rows are wanted: empty lists.
     pub none: Option<Hit>,
 }
 
@@ -59,7 +59,7 @@ impl Builder {
         });
         let cache = lookup.cache.as_ref().map(|kept| {
             let mut options = CacheOptions::from(kept);
-            // A row that is waited for is asked for each time: an absence that is kept would use up the time for it.
+            // Every attempt must ask for a row that is awaited: a cached absence would use up its time.
             if lookup.on_missing == OnMissing::Retry {
                 options.missing_ttl = Duration::ZERO;
             }
@@ -77,7 +77,7 @@ impl Builder {
         Some((Action::Lookup(Box::new(ready)), columns))
     }
 
-    /// What a look-up gives to later expressions.
+    /// The columns that a look-up provides to later expressions.
     fn columns_of(&mut self, step: usize, statement: &Statement, span: Span) -> Columns {
         let mut columns = columns(step, statement.gives());
         if let Some(records) = statement.records() {

@@ -10,7 +10,7 @@ use super::{ComputedSource, Place, Source};
 use crate::avro::value::{Type, Unit, Value};
 use crate::config::Span;
 
-/// What a step gives to later expressions: name, type, and place.
+/// What a step provides to later expressions: name, type, and source.
 pub(super) type Columns = Vec<(String, Type, Source)>;
 
 /// The columns of a step's row, any of which may be null.
@@ -21,24 +21,24 @@ pub(super) fn columns<N: Into<String>>(step: usize, gives: impl IntoIterator<Ite
         .collect()
 }
 
-/// What one value of an earlier step is called, and its type.
+/// The name of an earlier step, and its columns.
 pub(super) struct StepNames {
     pub(super) name: String,
     pub(super) columns: Columns,
 }
 
-/// Collects what preparing a pipeline finds out.
+/// Collects the results of preparing a pipeline.
 #[derive(Default)]
 pub(super) struct Builder {
     pub(super) paths: Vec<(String, Span)>,
-    /// The slots of those that the input must have: not only has() leads to them.
+    /// The slots of paths that the input must have, because some use is not guarded by has().
     pub(super) needed: BTreeSet<usize>,
     pub(super) known: Vec<StepNames>,
     pub(super) findings: Vec<Finding>,
     pub(super) unavailable: Option<Failure>,
-    /// How many values the `set` steps name.
+    /// The number of values that the `set` steps name.
     pub(super) named: usize,
-    /// How many writes there are.
+    /// The number of writes.
     pub(super) writes: i64,
 }
 
@@ -49,7 +49,7 @@ impl Builder {
         Source::Event(slot)
     }
 
-    /// The slot of a path that the input may lack.
+    /// The slot of a path, which the input may lack as far as this use is concerned.
     fn asked(&mut self, path: &str, span: Span) -> usize {
         self.paths.iter().position(|(p, _)| p == path).unwrap_or_else(|| {
             self.paths.push((path.to_owned(), span));
@@ -57,7 +57,7 @@ impl Builder {
         })
     }
 
-    /// Where an expression's value comes from; none, and a finding, where it names what is not there.
+    /// Where an expression's value comes from; none, with a finding, if it names something that does not exist.
     pub(super) fn place(&mut self, expression: &Expression, span: Span) -> Option<Place> {
         let source = match expression {
             Expression::Path(reference) => self.reference(reference, span, false)?,
@@ -105,7 +105,7 @@ impl Builder {
         }
     }
 
-    /// The type of an expression where no schema is needed to know it.
+    /// The type of an expression, if it is known without a schema.
     pub(super) fn static_type(&self, expression: &Expression) -> Option<Type> {
         let of = |reference: &Reference| match reference {
             Reference::Event(_) => None,
@@ -131,7 +131,7 @@ impl Builder {
     }
 }
 
-/// The unit of `now()`, where no field asks for another.
+/// The unit of `now()` unless a field asks for another.
 const NOW: Unit = Unit::Micros;
 
 /// What findings call a field of the event.

@@ -9,11 +9,11 @@ use crate::store::cql::TTL_MARKER;
 #[derive(Debug)]
 pub(super) struct ParsedStep {
     pub(super) when: Option<(Expression, Span)>,
-    /// Name, expression, and the expression's place.
+    /// The name, the expression, and the expression's place.
     pub(super) binds: Vec<(Spanned<String>, Expression, Span)>,
 }
 
-/// A pipeline with its expressions parsed, and nothing prepared.
+/// A pipeline whose expressions are parsed, but with nothing prepared.
 #[derive(Debug)]
 pub struct Parsed<'c> {
     pub(super) config: &'c Pipeline,
@@ -22,7 +22,7 @@ pub struct Parsed<'c> {
     pub(super) key: Option<(Expression, Span)>,
 }
 
-/// Parses every expression of a pipeline; all that is wrong with them at once.
+/// Parses every expression of a pipeline; reports all errors at once.
 pub fn parse(config: &Pipeline) -> Result<Parsed<'_>, Vec<Finding>> {
     let mut findings = Vec::new();
     let mut known: Vec<&str> = Vec::new();

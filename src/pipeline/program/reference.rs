@@ -16,15 +16,15 @@ use crate::store::types::bindable;
 pub struct Refer {
     /// The collection.
     pub reference: Arc<Reference>,
-    /// What it is looked up by.
+    /// The key to look up.
     pub key: Place,
-    /// Without a document.
+    /// What to do without a document.
     pub on_missing: OnMissing,
-    /// How long a document is waited for, and what then.
+    /// How long to wait for a document, and what to do then.
     pub missing: Option<MissingDeadline>,
 }
 
-/// What is said where a value cannot be the key of a reference; nothing where it can.
+/// The finding about a value that cannot be the key of a reference; none if it can.
 pub fn wrong_key(key: &Place, ty: &Type, reference: &Reference) -> Option<Finding> {
     let why = bindable(ty, &reference.shape.key_type).err()?;
     let shape = &reference.shape;

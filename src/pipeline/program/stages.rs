@@ -2,8 +2,8 @@
 
 use super::{Action, Place, Source, Stage, Step};
 
-/// Groups neighbouring look-ups that do not need one another, and neighbouring writes. A step of one's own is by itself: nobody knows its effects,
-/// and a look-up before it may end the record.
+/// Groups neighbouring look-ups that do not need one another, and neighbouring writes. A custom step is alone in its stage, because its effects
+/// are unknown and a look-up before it may end the record.
 pub(super) fn stages(steps: &[Step]) -> Vec<Stage> {
     let mut stages: Vec<Stage> = Vec::new();
     for (index, step) in steps.iter().enumerate() {

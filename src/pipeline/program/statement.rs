@@ -1,4 +1,4 @@
-//! What look-ups and writes have in common: a prepared statement, and values for its markers.
+//! What look-ups and writes share: a prepared statement, and values for its markers.
 
 use super::super::expression::Expression;
 use super::super::failure::Failure;
@@ -12,7 +12,7 @@ use crate::store::types::bindable;
 use crate::store::{AnyStore, Marker, Statement, StatementOptions, Store};
 
 impl Builder {
-    /// The statement as the database prepares it; none where that fails, and why is noted.
+    /// The statement as prepared by the database; none if that fails, with the reason noted.
     pub(super) async fn statement(
         &mut self,
         store: Option<&AnyStore>,
@@ -98,7 +98,8 @@ impl Builder {
     }
 }
 
-/// What a marker is bound to. Its case does not count, as in CQL; but one in quotes, or one of SQLite, may differ in it alone from another.
+/// What a marker is bound to. As in CQL, its case does not matter; but an exact match wins, because quoted markers and those of SQLite may
+/// differ in case only.
 fn bound<'p>(parsed: &'p ParsedStep, marker: &str) -> Option<&'p (Spanned<String>, Expression, Span)> {
     let binds = || parsed.binds.iter();
     binds()
@@ -106,7 +107,7 @@ fn bound<'p>(parsed: &'p ParsedStep, marker: &str) -> Option<&'p (Spanned<String
         .or_else(|| binds().find(|(name, ..)| name.eq_ignore_ascii_case(marker)))
 }
 
-/// What is said where a value does not fit a marker.
+/// The finding about a value that does not fit a marker.
 pub fn mismatch(place: &Place, marker: &str, why: &str) -> Finding {
     Finding::new(
         place.span,
@@ -127,7 +128,7 @@ mod tests {
     use crate::store::AnyStore;
     use crate::store::sqlite::{SqliteOptions, SqliteStore};
 
-    /// What the markers `:userId` and `:n` are bound to, or what is wrong.
+    /// What the markers `:userId` and `:n` are bound to, or the errors.
     async fn found(bind: &str) -> Result<String, String> {
         let scratch = Scratch::new().unwrap();
         let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
@@ -163,7 +164,7 @@ mod tests {
         ] {
             assert_eq!(found(bind).await.as_deref(), Ok(wanted), "{bind}");
         }
-        // Of two that differ in case alone one is for nothing.
+        // If two binds differ only in case, one of them has no marker.
         let refused = found("USERID = \"event.a\", userId = \"event.b\"").await;
         let why = "step 'w' binds 'USERID', which its statement does not have";
         assert_eq!(refused, Err(why.to_owned()));

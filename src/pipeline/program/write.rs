@@ -16,9 +16,10 @@ pub struct Write {
     pub statement: Statement,
     /// Its values, in the order of its markers.
     pub binds: Vec<Place>,
-    /// The marker of a life that is reckoned from the clock: what is left of it is asked for at each attempt.
+    /// The marker of a TTL that is computed from the clock: the remaining time is computed at each attempt.
     pub waning: Option<usize>,
-    /// Its place among the writes, from 0. By so many microseconds it is later than the first: of two that touch one row the later step wins.
+    /// Its position among the writes, from 0. It is added to the write timestamp in microseconds, so that of two writes to one row the later
+    /// step wins.
     pub place: i64,
     /// Whether it may be repeated.
     pub idempotent: bool,
@@ -26,7 +27,8 @@ pub struct Write {
     pub policy: Policy,
 }
 
-/// How its rows share batches. Where attempts are counted each goes alone: a batch's failure is nobody's own.
+/// How its rows share batches. If the step counts attempts, each row is written alone, because the failure of a batch
+/// is not attributable to one row.
 pub(crate) fn grouping(write: &config::Write) -> Option<GroupOptions> {
     let counted = write.errors.on_error != OnError::Retry;
     write.group.as_ref().filter(|_| !counted).map(GroupOptions::from)

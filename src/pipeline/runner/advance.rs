@@ -1,8 +1,8 @@
 //! Runs as much of an event as needs no I/O: in the consumer loop, at once, without a task.
 //!
 //! Filters, names, cache hits and documents of references are in memory. An event that needs nothing else ends here. Any other is returned at the
-//! stage where it has to wait, and `process` continues from there. Only the common case is here; everything unusual is left to `process`, which meets
-//! it again.
+//! stage where it has to wait, and `process` continues from there. Only the common case is handled here; everything unusual is left to `process`,
+//! which meets it again.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -20,25 +20,25 @@ use crate::store::cache::append_key;
 use crate::turns::Go;
 
 thread_local! {
-    /// The key of a look-up, under construction.
+    /// The cache key of a look-up, under construction.
     static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How far an event came.
+/// How far an event got.
 #[derive(Debug)]
 pub enum Advance {
     /// To its end, or to the producer's queue.
     Ended,
-    /// To where it has to wait, or where something is amiss: `process` goes on.
+    /// To a step where it has to wait, or where something is unusual: `process` continues.
     Waits(Box<Event>),
     /// To a grouped write: its row waits for others.
     Joins(Member),
-    /// The producer did not take it.
+    /// To the producer, which refused it.
     Refused(Failure, Box<Event>),
 }
 
 impl Runtime {
-    /// Runs an event whose datum has been read as far as it goes without waiting. `now` is the time.
+    /// Runs an event whose datum has been read as far as it gets without waiting. `now` is the current time.
     pub fn advance(&self, mut event: Box<Event>, now: Instant) -> Advance {
         if event.is_abandoned() {
             event.complete(How::Abandoned);
@@ -92,12 +92,11 @@ impl Runtime {
         }
     }
 
-    /// The answers of a stage's steps, where all are in memory. Those that are and stand beside one that is not are marked as
-    /// answered.
+    /// The answers of a stage's steps, if all are in memory. If only some are, these are marked as answered.
     fn answer_now(&self, members: &[usize], event: &mut Event, now: Instant) -> Option<Flow> {
         let mut all = true;
         for &index in members {
-            // It was here before, and has asked.
+            // It was answered on an earlier visit.
             if event.is_answered(index) {
                 continue;
             }
@@ -116,7 +115,8 @@ impl Runtime {
                     None
                 }
                 Ok(flow) if all && may_end(event) => Some(flow),
-                // What one before it comes to goes first, as it does where nothing is in memory. It is asked again, and counted then.
+                // An earlier step may still end the event or fail, and has precedence, as it does in `process`. This step is asked
+                // again, and counted then.
                 Ok(_) | Err(_) => {
                     all = false;
                     continue;
@@ -132,7 +132,7 @@ impl Runtime {
         all.then_some(Flow::Continue)
     }
 
-    /// Counts an answer from memory that was taken.
+    /// Counts an answer from memory that was used.
     fn count(&self, index: usize, found: bool) {
         match &self.program.steps[index].action {
             Action::Lookup(lookup) => {
@@ -146,7 +146,7 @@ impl Runtime {
 
     fn answer_of(&self, index: usize, event: &Event, now: Instant) -> Option<Answer> {
         let step = &self.program.steps[index];
-        // There is a bit for each of so many.
+        // There is no bit for this step.
         if index >= Event::ANSWERS {
             return None;
         }
@@ -196,7 +196,7 @@ impl Runtime {
     }
 }
 
-/// Whether an event may end now: its turn has come, if it has one.
+/// Whether an event may end now: it has no turn, or its turn has come.
 fn may_end(event: &mut Event) -> bool {
     let come = event.turn.as_mut().map(|turn| turn.has_come());
     matches!(come, None | Some(Some(Go::Publish)))

@@ -26,7 +26,7 @@ fn cached() -> String {
     )
 }
 
-/// Its row is in the cache from here on.
+/// Runs one event, so that its row is in the cache afterwards.
 async fn ask_once(bench: &mut Bench, id: i64) {
     let event = bench.event(0, id, "click", false);
     let event = waits(bench.runtime.advance(event, Instant::now()));
@@ -81,7 +81,7 @@ async fn a_hit_ends_at_once_and_a_write_is_waited_for() {
     );
 }
 
-/// A bench that skips who is missing, and knows already that 404 is.
+/// A bench that skips missing users, and has cached that 404 is missing.
 async fn skips_404() -> Bench {
     let steps = cached().replace(
         "missing_ttl = \"1h\" }\n",
@@ -200,7 +200,7 @@ lookup = "SELECT name, score FROM users WHERE id = :id"
     let event = waits(bench.runtime.advance(event, Instant::now()));
     assert!(event.is_answered(0) && !event.is_answered(1));
     assert!(event.rows[0].is_some());
-    // As one does that has gone on behind a grouped write, and comes by once more.
+    // As after a grouped write, when an event returns to the loop and passes here once more.
     let event = waits(bench.runtime.advance(event, Instant::now()));
     let Action::Lookup(user) = &bench.runtime.program.steps[0].action else {
         unreachable!()
@@ -276,7 +276,7 @@ async fn what_would_go_on_in_a_loop_that_is_gone_holds_nobody_up() {
     let mut batch = Batch::default();
     bench.completions.take(&mut batch);
     assert!(batch.going_on.is_empty() && batch.completions.is_empty() && batch.vanished.is_empty());
-    // Not held up by the one between either.
+    // The event in between does not hold it up either.
     last.complete(How::Abandoned);
     bench.end();
 }

@@ -21,7 +21,7 @@ use crate::retry::Class;
 use crate::store::cache::{Hit, Origin, append_key, heap_bytes};
 use crate::store::{AnyStore, Row, Store, StoreError};
 
-/// So many values need no memory of their own.
+/// As many values as fit without an allocation.
 pub(super) type Few<'e> = SmallVec<[Value<'e>; 8]>;
 
 impl Runtime {
@@ -62,7 +62,7 @@ impl Runtime {
         result.map_err(|f| f.in_step(&step.name))
     }
 
-    /// The values of a statement's markers. That of a `waning` life is null: it is asked for when the row is written.
+    /// The values of a statement's markers. That of a `waning` TTL is null: it is computed when the row is written.
     pub(super) fn binds<'e>(
         &'e self,
         binds: &'e [Place],
@@ -76,7 +76,8 @@ impl Runtime {
         Ok(values)
     }
 
-    /// The same on the heap, for whoever holds them while it waits: its future would have room for the few.
+    /// The same on the heap, for callers that hold the values while they wait: otherwise their futures would contain
+    /// the inline buffer.
     fn held_binds<'e>(
         &'e self,
         binds: &'e [Place],
@@ -105,7 +106,7 @@ impl Runtime {
         })
     }
 
-    /// Puts what is left of a life that is reckoned from the clock in its place.
+    /// Sets the remaining time of a TTL that is computed from the clock.
     pub(super) fn wane<'e>(
         &'e self,
         write: &'e Write,
@@ -131,7 +132,7 @@ impl Attempts<'_> {
         loop {
             self.notice_an_open_breaker();
             let result = match (&lookup.cache, key) {
-                // Where an old row will do, nobody waits for another's probe.
+                // If an old row is acceptable, do not wait for another event's probe.
                 (Some(cache), Some(key))
                     if self.runtime.gates.store.is_open()
                         && cache.is_loading(key)
@@ -171,7 +172,7 @@ impl Attempts<'_> {
         }
     }
 
-    /// The row from the store; `key` is its place in the cache.
+    /// Reads the row from the store; `key` is its key in the cache.
     async fn select(
         &self,
         key: Option<&[u8]>,
@@ -180,12 +181,12 @@ impl Attempts<'_> {
         values: &[Value<'_>],
     ) -> Result<Option<Row>, StoreError> {
         if values.iter().any(Value::is_null) {
-            // Nothing is asked, so nothing is learned of the store.
+            // No request is sent, so nothing is learned about the store.
             return store.lookup(&lookup.statement, values).await;
         }
         let pass = match self.runtime.gates.store.pass() {
             Ok(pass) => pass,
-            // Where an old row will do, nobody waits at an open breaker.
+            // If an old row is acceptable, do not wait at an open breaker.
             Err(_) if old_row(lookup, key).is_some() => return Err(not_asked()),
             Err(_) => Box::pin(self.pass_when_it_closes()).await?,
         };
@@ -207,7 +208,8 @@ impl Attempts<'_> {
                         attempts: self.tries.made().max(1),
                         ..failure
                     })?;
-                    // A batch that has failed is not made again: one row may be at fault, and all would go on failing with it.
+                    // After its batch has failed a row is written alone: one row may be at fault, and a new batch would keep
+                    // failing because of it.
                     let result = if self.event.alone || self.tries.made() > 0 {
                         let started = Instant::now();
                         let written = Box::pin(store.write_alone(&write.statement, &values, timestamp)).await;
@@ -230,16 +232,17 @@ impl Attempts<'_> {
         }
     }
 
-    /// The event's time runs while it waits at the breaker.
+    /// The step's time limit runs while the event waits at the breaker.
     fn notice_an_open_breaker(&mut self) {
         if self.runtime.gates.store.is_open() {
             self.tries.held_up(Instant::now());
         }
     }
 
-    /// Waits until the store may be asked. Fails where the event has no more time for it, or nobody wants it any more.
+    /// Waits until the breaker admits a request. Fails if the step's time limit has passed, or if the event's partition
+    /// has left.
     ///
-    /// What happens only in trouble is boxed, here and below: a future is made and copied for each event.
+    /// Rare paths are boxed, here and below, because the future is created and copied for each event.
     async fn pass(&self) -> Result<Pass<'_>, StoreError> {
         match self.runtime.gates.store.pass() {
             Ok(pass) => Ok(pass),
@@ -267,7 +270,7 @@ impl Attempts<'_> {
         }
     }
 
-    /// Tells the breaker what came of a request, and the metrics how long an answer took.
+    /// Reports the result of a request to the breaker, and the duration of an answer to the metrics.
     fn report<T>(&self, pass: Pass<'_>, result: Result<(T, Duration), StoreError>) -> Result<T, StoreError> {
         match &result {
             Ok((_, took)) => {
@@ -275,14 +278,15 @@ impl Attempts<'_> {
                 self.metrics.succeeded(*took);
             }
             Err(error) if error.is_outage() => pass.failed(),
-            // Often found out without asking, or by another who tells the breaker: it says nothing of the store.
+            // Such an error is often detected without a request, or by a request that reports to the breaker itself, so
+            // it says nothing about the store.
             Err(_) => drop(pass),
         }
         result.map(|(answer, _)| answer)
     }
 }
 
-/// The row in the cache whose life may be over, where one will do.
+/// A cached row, even if expired, as far as the cache may still serve it.
 fn old_row(lookup: &Lookup, key: Option<&[u8]>) -> Option<Hit> {
     lookup.cache.as_ref()?.get_stale(key?, Instant::now())
 }

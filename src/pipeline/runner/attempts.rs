@@ -17,11 +17,11 @@ use crate::retry::Class;
 use crate::telemetry::handles::StepMetrics;
 use crate::telemetry::scrub::scrub;
 
-/// Reasons of which a server's own words may quote the record: of what it refuses while its nodes have different schemas, and of what goes wrong inside it.
+/// Reasons whose server message may quote the record: requests rejected while the nodes have different schemas, and errors inside the server.
 const QUOTING: [&str; 3] = ["schema_changing", "server_error", "unknown"];
 
-/// What the log says of an error that may pass: where its words may quote the record, as those of a step's `author` may too, they are scrubbed. Others have
-/// advice and numbers that are wanted.
+/// The text that the log shows of a transient error. It is scrubbed if it may quote the record, which the text of a custom step's `author` may, too. Other
+/// texts contain useful advice and numbers.
 pub(super) fn words<'a>(message: &'a str, reason: &str, author: bool) -> Cow<'a, str> {
     if author || QUOTING.contains(&reason) {
         Cow::Owned(scrub(message))
@@ -30,20 +30,21 @@ pub(super) fn words<'a>(message: &'a str, reason: &str, author: bool) -> Cow<'a,
     }
 }
 
-/// What is needed to make attempts, and what has become of them.
+/// What attempts need, and their history.
 pub(super) struct Attempts<'a> {
     pub(super) runtime: &'a Runtime,
     pub(super) step: &'a Step,
     pub(super) metrics: &'a StepMetrics,
     pub(super) event: &'a Event,
     pub(super) policy: Policy,
-    /// Since the last answer: one without a row ends an outage too.
+    /// Failed attempts since the last answer; an answer without a row also ends an outage.
     pub(super) tries: Tries,
-    /// Those that found no row.
+    /// Attempts that found no row.
     pub(super) missed: Tries,
-    /// Whether the last request was its own, and not that of another who asks for the same row. One request is counted once.
+    /// Whether the last request was its own, and not that of another event that waits for the same row. A request is counted
+    /// once.
     pub(super) own: bool,
-    /// The breaker of what is asked, where it has one.
+    /// The breaker of the service that is asked, if it has one.
     gate: Option<&'a Gate>,
 }
 
@@ -68,7 +69,7 @@ impl Runtime {
         }
     }
 
-    /// Waits before the next attempt; less if `deadline` comes first, or the breaker closes meanwhile.
+    /// Waits before the next attempt; less if `deadline` comes first, or if the breaker closes meanwhile.
     pub(super) async fn wait(
         &self,
         gate: Option<&Gate>,
@@ -90,10 +91,10 @@ impl Runtime {
 }
 
 impl Attempts<'_> {
-    /// What a failed attempt means: an answer, or none where another attempt follows, before which this waits.
+    /// What follows a failed attempt: an answer, or none if there is another attempt, after the wait in here.
     pub(super) async fn after_error(&mut self, error: Failure, idempotent: bool) -> Result<Option<Answer>, Failure> {
         let now = Instant::now();
-        // Without a breaker the word is that of a step's author, and its attempt was one.
+        // Without a breaker the reason was chosen by the author of a custom step, and the attempt was made.
         let asked = self.gate.is_none() || error.reason != NOT_ASKED;
         if asked {
             self.tries.failed(now);
@@ -104,7 +105,7 @@ impl Attempts<'_> {
         if error.class != Class::Transient {
             return Err(Failure { attempts, ..error });
         }
-        // It may have happened: repeating could do it twice.
+        // The write may have been applied, and a repetition could apply it twice.
         let twice = asked && !error.not_applied && !idempotent;
         if twice || self.policy.is_over(self.tries, now) {
             let what = if twice {
@@ -122,7 +123,7 @@ impl Attempts<'_> {
                         ..error
                     });
                 }
-                // Not as a row that is missing: nobody knows whether it is.
+                // Not treated as a missing row, because nobody knows whether it is missing.
                 OnError::Null => Answer::Null,
                 OnError::Skip => Answer::Missing(OnMissing::Skip),
             };
@@ -135,7 +136,7 @@ impl Attempts<'_> {
             self.metrics.retries.inc();
             self.tell(&error, "trying again");
         }
-        // An open breaker says by itself when to go on.
+        // An open breaker decides itself when requests continue.
         let next = if asked && !self.gate.is_some_and(Gate::is_open) {
             self.wait(self.tries, self.policy.deadline(self.tries)).await
         } else {
@@ -147,7 +148,7 @@ impl Attempts<'_> {
         })
     }
 
-    /// What an attempt without a row means: an answer, or none where another attempt follows, before which this waits.
+    /// What follows an attempt without a row: an answer, or none if there is another attempt, after the wait in here.
     pub(super) async fn after_missing(
         &mut self,
         on_missing: OnMissing,

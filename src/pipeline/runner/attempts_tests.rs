@@ -18,7 +18,7 @@ async fn lines_of_one_step_hide_no_other_and_attempts_hide_no_end_of_them() {
         .replace("WHERE id = :id\"\n", &format!("WHERE id = :id\"\n{retry}"))
         .replace("when = \"user.score > 1.0\"\n", "");
     let mut bench = bench(&steps).await;
-    // Two for the look-up, which is given up then, and one for the write.
+    // Two failures for the look-up, which is then given up, and one for the write.
     for _ in 0..3 {
         bench.store.fail_next(StoreError::transient("timeout", "no answer"));
     }
@@ -41,7 +41,8 @@ async fn lines_of_one_step_hide_no_other_and_attempts_hide_no_end_of_them() {
     );
 }
 
-/// A step of one's own that quotes its text: of what may pass for id 1, of what is fatal for 2. For others it gives what it does not declare.
+/// A custom step whose errors quote its text: a transient one for id 1, a fatal one for id 2. For other ids it returns a value of another
+/// type than it declares.
 pub(super) struct Refuses;
 
 impl CustomStep for Refuses {
@@ -124,6 +125,6 @@ retry = { max_attempts = 2 }
         assert!(log.contains(&format!("no partner for String(\"…\"); {what}")), "{log}");
     }
     assert!(!log.contains("alice"), "{log}");
-    // Messina's own words name what the step declares.
+    // Messina's own messages name what the step declares.
     assert_eq!(halts, ["no partner for String(\"…\")", "the returned 'a' is not long"]);
 }

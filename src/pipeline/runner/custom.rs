@@ -24,12 +24,12 @@ impl Runtime {
         let mut attempts = self.attempts(index, event, custom.policy, None);
         loop {
             let began = Instant::now();
-            // What hangs would keep its record, and the commits of its partition, for ever.
+            // A step that hangs would block its record, and the commits of its partition, for ever.
             let ran = tokio::select! {
-                // In this order: an answer that is there counts.
+                // The order matters: an answer that is already there counts.
                 biased;
                 ran = tokio::time::timeout(custom.timeout, custom.step.run(&values)) => ran,
-                // The next owner of the partition runs the record again: not beside this.
+                // The next owner of the partition runs the record again, and must not do so concurrently.
                 () = event.tenure.ended() => return Ok(Answer::Abandon),
             };
             let late = |_| {
@@ -48,7 +48,7 @@ impl Runtime {
                         metrics.succeeded(began.elapsed());
                         return Ok(Answer::Own(Arc::new(Some(row.into()))));
                     }
-                    // The code is wrong, and every record would meet it.
+                    // The code is wrong, so every record would fail.
                     Err(why) => Failure::fatal("custom", why),
                 },
                 Err(error) => error.into(),

@@ -25,7 +25,7 @@ on_error = "null"
 retry = { max_attempts = 2 }
 "#;
 
-/// A step that does this for each record.
+/// A step that calls this function for each record.
 struct Does<F>(F);
 
 impl<F, R> CustomStep for Does<F>
@@ -46,7 +46,7 @@ where
     }
 }
 
-/// With this step as `own`.
+/// A bench with this step as `own`.
 async fn bench(step: impl CustomStep, steps: &str) -> Bench {
     let (store, customs) = (canned(), CustomSteps::new().with("own", step));
     let any = AnyStore::Memory(store.clone());
@@ -61,16 +61,16 @@ async fn a_step_that_hangs_is_ended_and_its_policy_asked() {
     assert_eq!(bench.runtime.steps[0].step.retries.get(), 1);
 }
 
-/// The next owner of the partition would run the record beside it.
+/// Otherwise the next owner of the partition would run the record concurrently.
 #[tokio::test]
 async fn an_attempt_ends_with_the_tenure_of_its_partition() {
-    // What a slow machine may take.
+    // Long enough for a slow machine.
     let long = Duration::from_secs(120);
     let mut bench = bench(Does(pending), &OWN.replace("50ms", "1h")).await;
     let left = tokio::time::timeout(long, process_and_leave(&mut bench, 0)).await;
     assert!(matches!(left, Ok(How::Abandoned)), "{left:?}");
     assert_eq!(bench.runtime.steps[0].step.retries.get(), 0);
-    // Who asks late hears of it too.
+    // A caller that asks late is told, too.
     let tenure = Tenure::default();
     tenure.end();
     assert!(tokio::time::timeout(long, tenure.ended()).await.is_ok());
@@ -92,7 +92,7 @@ async fn the_word_of_a_producer_that_is_over_is_a_steps_own_and_starts_nothing_a
     }
 }
 
-/// Its effects are not taken back: a charge for a record that is skipped would stand.
+/// The effects of a custom step are not undone: a charge for a record that is then skipped would stand.
 #[tokio::test]
 async fn a_step_begins_when_those_before_it_let_the_record_go_on() {
     let look_up = |name: &str| {

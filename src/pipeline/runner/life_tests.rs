@@ -11,7 +11,7 @@ use crate::store::StoreError;
 use crate::store::memory::Written;
 use crate::tap::Showing;
 
-/// The lives of the rows that were written: of each event the one that ends so many seconds from now. The first attempt fails, and the answer to it takes a while.
+/// The TTLs of the rows written by events whose rows expire this many seconds from now. The first attempt fails after a while.
 async fn lives(ends: &[i64]) -> Vec<i64> {
     let steps = r#"
 [[pipelines.p.steps]]
@@ -46,7 +46,7 @@ ttl_seconds = "event.id - z.seconds"
     writes.iter().map(|write| life_of(write).unwrap()).collect()
 }
 
-/// The life that a row was written with.
+/// The TTL that a row was written with.
 pub(super) fn life_of(write: &Written) -> Option<i64> {
     match write.values.last() {
         Some((_, Value::Null)) => None,
@@ -56,7 +56,7 @@ pub(super) fn life_of(write: &Written) -> Option<i64> {
     }
 }
 
-/// The life of the row of an event with this `id`, and what is told of it. `left` is how step `z` comes to a value of this name.
+/// The TTL of the row of an event with this `id`, and the TTL that `tap` shows. `left` declares the value `left` of step `z`.
 async fn life(left: &str, ttl_seconds: &str, id: i64) -> (Option<i64>, serde_json::Value) {
     let steps = format!(
         "[[pipelines.p.steps]]\nname = \"s\"\nset = {{ clock = \"now()\" }}\n\
@@ -86,7 +86,7 @@ async fn a_life_from_the_clock_is_what_is_left_when_the_row_is_written() {
     assert!((50..=99).contains(&life), "{life} s");
 }
 
-/// 0 is for ever in CQL, and what is below it is refused.
+/// In CQL a TTL of 0 means for ever, and a negative one is an error.
 #[tokio::test]
 async fn a_row_whose_life_is_over_is_written_and_goes_at_once() {
     assert_eq!(lives(&[1, 0, -3600]).await, [1, 1, 1]);
@@ -96,12 +96,12 @@ async fn a_row_whose_life_is_over_is_written_and_goes_at_once() {
 async fn a_zero_that_stands_for_no_end_is_for_ever() {
     let soon = now_micros() / 1_000_000 + 100;
     let reckoned = "event.id - s.clock / 1000000";
-    // Of a step that does not always run: 0 is what it is elsewhere.
+    // With a step that does not always run, 0 means for ever, as usual.
     let some = format!("set = {{ left = \"{reckoned}\" }}\nwhen = \"event.id != 0\"");
     let or_none = "z.left != null ? z.left : 0";
     assert_eq!(life(&some, or_none, 0).await.0, Some(0));
     assert!(matches!(life(&some, or_none, soon).await.0, Some(50..=100)));
-    // Of one that does: what is written and not reckoned.
+    // With a step that always runs, only a literal 0 means for ever, and a computed one does not.
     let branch = format!("event.id == 0 ? 0 : (event.id == 1 ? 0 : {reckoned})");
     let all = format!("set = {{ left = \"{branch}\" }}");
     for (left, ttl) in [(all.as_str(), "z.left"), ("set = { left = \"1\" }", branch.as_str())] {

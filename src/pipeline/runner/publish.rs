@@ -37,7 +37,7 @@ thread_local! {
     static OUTPUT: RefCell<Output> = RefCell::default();
 }
 
-/// So many new values need no memory of their own.
+/// As many new values as fit without an allocation.
 const FEW: usize = 16;
 
 impl Runtime {
@@ -52,13 +52,13 @@ impl Runtime {
         }
         match self.hand_over(sink, event) {
             Ok(()) => {}
-            // Boxed: the future of each event would have room for it.
+            // Boxed, because the future of each event would otherwise reserve space for it.
             Err((failure, event)) => Box::pin(self.refused(event, failure)).await,
         }
     }
 
-    /// Why the pipeline would come to nothing with another producer either, if the brokers let it have none. A login with which something was
-    /// delivered had the right: it may be given back.
+    /// Why another producer would not help either, because the brokers permit none. Once something has been delivered, the login had the
+    /// permission, and may get it back.
     pub fn denied(&self) -> Option<String> {
         if self.metrics.published.get() > 0 || self.metrics.dead_lettered.get() > 0 {
             return None;
@@ -66,13 +66,13 @@ impl Runtime {
         self.producer()?.denied()
     }
 
-    /// What publishes, outputs and dead letters.
+    /// The producer of outputs and dead letters.
     pub fn producer(&self) -> Option<&Producer> {
         let of_letters = self.dead_letters.as_ref().map(DeadLetters::producer);
         self.sink.as_ref().map(Sink::producer).or(of_letters)
     }
 
-    /// What follows where the producer did not take an event's output.
+    /// What follows if the producer did not accept an event's output.
     pub async fn refused(&self, event: Box<Event>, failure: Failure) {
         match failure.class {
             Class::Transient => self.send_again(event, failure).await,
@@ -80,7 +80,7 @@ impl Runtime {
         }
     }
 
-    /// Makes the output and hands it to the producer.
+    /// Encodes the output and hands it to the producer.
     pub(super) fn hand_over(&self, sink: &Sink, mut event: Box<Event>) -> Result<(), (Failure, Box<Event>)> {
         let started = Instant::now();
         OUTPUT.with_borrow_mut(|output| {
@@ -100,7 +100,7 @@ impl Runtime {
         })
     }
 
-    /// The output record of an event whose steps have run, value and key, for who publishes nothing.
+    /// The output record of an event whose steps have run, value and key, for callers that publish nothing.
     pub fn output_of(&self, event: &Event) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
         let mut output = Output::default();
         self.encode(event, &mut output)?;
@@ -151,7 +151,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// Hands an event to the producer again, after what may pass has passed. Serves outputs and dead letters.
+    /// Hands an event to the producer again, after a wait, because the failure may pass. For outputs and dead letters.
     pub async fn send_again(&self, mut event: Box<Event>, mut failure: Failure) {
         loop {
             if failure.reason == OVER {
@@ -172,7 +172,8 @@ impl Runtime {
             event.probe = pass.is_probe();
             let sent = match (&self.sink, &self.dead_letters) {
                 (_, Some(dead_letters)) if event.pending == Outcome::DeadLettered => dead_letters.send(event),
-                // Kept until now, the outputs of all that are in flight would be in memory, with no bound but their number.
+                // Encoded again: if outputs were kept, those of all events in flight would be in memory, bounded only by
+                // their number.
                 (Some(sink), _) => self.hand_over(sink, event),
                 _ => Err((
                     Failure::fatal("internal", "an event was sent, and there is nowhere to send it"),
@@ -180,11 +181,11 @@ impl Runtime {
                 )),
             };
             match sent {
-                // Whether it arrives is heard with its delivery.
+                // The delivery report will say whether it arrives.
                 Ok(()) => return pass.sent(),
                 Err(refused) => (failure, event) = refused,
             }
-            // A probe is given back with its pass.
+            // Dropping the pass returns the probe.
             event.probe = false;
             drop(pass);
             if failure.class != Class::Transient {
@@ -193,7 +194,7 @@ impl Runtime {
         }
     }
 
-    /// Waits out the back-off, or the producer's breaker where that is open; none if the event's partition has left.
+    /// Waits for the back-off, or for the producer's breaker if that is open; none if the event's partition has left.
     async fn pass_again(&self, event: &Event) -> Option<Pass<'_>> {
         let gate = &self.gates.sink;
         if !gate.is_open()
@@ -210,13 +211,13 @@ impl Runtime {
         None
     }
 
-    /// Ends an event that cannot succeed: as a dead letter, or by stopping its pipeline.
+    /// Ends an event that cannot succeed: as a dead letter, or by halting its pipeline.
     pub async fn fail(&self, mut event: Box<Event>, failure: Failure) {
         if event.is_abandoned() {
             event.complete(How::Abandoned);
             return;
         }
-        // In a step it is a word of its author's, who may have the same.
+        // In a step the author chooses the reason, which may be the same word.
         if failure.reason == PRODUCER_OVER && failure.step.is_none() {
             event.complete(How::StartAgain(failure));
             return;
@@ -230,7 +231,7 @@ impl Runtime {
         else {
             self.metrics.failed(stage, failure.class.as_str(), "fatal");
             self.report(&event, &failure);
-            // From here on it is for the log and `/status`.
+            // From here on it is only for the log and `/status`.
             let failure = match failure.class {
                 Class::Permanent => failure.scrubbed(),
                 _ => failure,
@@ -246,7 +247,7 @@ impl Runtime {
                 reason = failure.reason, suppressed, "dead letter: {}", failure.scrubbed()
             );
         }
-        // After the line, which names the record and goes with the report.
+        // After the log line, which names the record and is attached to the report.
         self.report(&event, &failure);
         event.pending = Outcome::DeadLettered;
         event.failure = Some(failure);
@@ -299,7 +300,7 @@ mod tests {
         let sink = narrow(&bench.runtime);
         for (offset, size) in [(0, 100), (1, 10_000_000)] {
             let event = bench.event(offset, 1, &"x".repeat(size), false);
-            // Whether there is room for it or not.
+            // Whether the queue has room for it or not.
             let _ = bench.runtime.hand_over(&sink, event);
             let kept = OUTPUT.with_borrow(|output| output.value.capacity());
             assert!(kept <= KEPT, "{kept}");

@@ -14,7 +14,7 @@ use crate::sink::batches::Batches;
 use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::metrics::Metrics;
 
-/// Of a producer that reaches no broker, and has room for one record.
+/// The sink of a producer that reaches no broker, and has room for one record.
 pub(super) fn narrow(runtime: &Runtime) -> Sink {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", "127.0.0.1:1");
@@ -54,7 +54,7 @@ async fn a_refused_probe_gives_back_no_other() {
     let tenure = event.tenure.clone();
     let full = Failure::transient("producer_queue_full", "the queue is full");
     let refused = tokio::spawn(async move { runtime.send_again(event, full).await });
-    // It is refused again and again, as a probe each time.
+    // It is refused again and again, each time as a probe.
     for _ in 0..50 {
         tokio::time::sleep(pause).await;
         assert_eq!(gate.state(), State::HalfOpen, "the other probe is out");
@@ -78,7 +78,7 @@ async fn an_output_that_has_no_room_is_made_again_for_each_attempt() {
     let tenure = event.tenure.clone();
     let made = runtime.metrics.encode.clone();
     let refused = tokio::spawn(async move { runtime.publish(event).await });
-    // Kept, it would be made once.
+    // If the output were kept, it would be encoded only once.
     let again = async {
         while made.get_sample_count() < 3 {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -26,7 +26,7 @@ impl Runtime {
             let answer = match refer.reference.look_up(&key, gate, awaited).await {
                 Ok((found, origin)) => {
                     match origin {
-                        // What is in memory as a whole says so too.
+                        // A reference that is completely in memory also answers `Loaded`, without a request.
                         Origin::Loaded if asks => handles.step.succeeded(began.elapsed()),
                         Origin::Stale => handles.step.stale(),
                         Origin::Loaded | Origin::Cached | Origin::Shared => {}

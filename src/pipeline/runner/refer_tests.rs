@@ -33,7 +33,7 @@ async fn referring(reference: Reference) -> Bench {
     bench_on(AnyStore::Memory(store.clone()), store, &references, REFERRED).await
 }
 
-/// Events look up in a collection of which a server says this.
+/// A bench whose events look up in a collection for which a server gives these answers.
 async fn asking(cursors: impl Fn(&str) -> Option<Document> + Send + Sync + 'static) -> Bench {
     let (address, _) = member(true, Duration::ZERO, cursors).await;
     let uri = format!("mongodb://{address}/?replicaSet=rs");
@@ -52,7 +52,7 @@ fn ada() -> Document {
     all(vec![doc! { "_id": 1_i64, "name": "Ada" }])
 }
 
-/// A limit of the budget that failures have cut grows by these again.
+/// After failures have cut the limit on concurrency, timed requests raise it again.
 #[tokio::test]
 async fn a_request_for_a_document_is_timed_and_an_answer_from_memory_is_not() {
     let mut asking = asking(|_| Some(ada())).await;

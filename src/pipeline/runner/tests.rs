@@ -53,7 +53,7 @@ fn toml(steps: &str) -> String {
     )
 }
 
-/// A store that knows the statements.
+/// A store that knows the statements of these tests.
 pub(super) fn canned() -> MemoryStore {
     let store = MemoryStore::new();
     store.declare(
@@ -75,13 +75,13 @@ pub(super) async fn bench(steps: &str) -> Bench {
     bench_on(AnyStore::Memory(store.clone()), store, &References::default(), steps).await
 }
 
-/// The same with any store, and references; `store` is the one of canned answers, if it is that.
+/// The same with any store, and references; `store` is the one with canned answers, if `any` is that.
 pub(super) async fn bench_on(any: AnyStore, store: MemoryStore, references: &References, steps: &str) -> Bench {
     let customs = CustomSteps::new().with("refuses", Refuses);
     bench_with(any, store, references, &customs, steps).await
 }
 
-/// The same with steps of one's own.
+/// The same with custom steps.
 pub(super) async fn bench_with(
     any: AnyStore,
     store: MemoryStore,
@@ -214,7 +214,7 @@ impl Bench {
 
     pub(super) async fn run(&mut self, offset: i64, id: i64, kind: &str) -> How {
         let event = self.event(offset, id, kind, false);
-        // As the loop does it.
+        // As the loop does.
         match self.runtime.advance(event, Instant::now()) {
             Advance::Ended => {}
             Advance::Waits(event) => self.runtime.process(event).await,
@@ -291,7 +291,7 @@ write = "INSERT INTO t (id, b) VALUES (:id, :b)"
 bind = { b = "event.kind" }
 "#;
 
-/// It keeps the timestamp of a row: what the earlier write sets would be lost behind the later one.
+/// SQLite keeps one timestamp per row: what the earlier write sets would be lost if the later one came first.
 #[tokio::test]
 async fn a_write_of_the_embedded_store_waits_for_the_one_before() {
     let scratch = Scratch::new().unwrap();
@@ -323,7 +323,7 @@ async fn a_write_of_the_embedded_store_waits_for_the_one_before() {
     assert_eq!(row(2).await, None, "the second did not wait for the first");
 }
 
-/// What a step of one's own keeps in mind nobody knows, nor which table a statement is about where the store does not tell.
+/// The state of a custom step is unknown, and so is the table of a statement if the store does not report it.
 #[tokio::test]
 async fn events_of_a_key_run_at_the_same_time_where_nothing_reads_what_they_write() {
     const SEEN: &str = "INSERT INTO seen (id, kind) VALUES (:id, :kind)";
@@ -353,14 +353,14 @@ async fn events_of_a_key_run_at_the_same_time_where_nothing_reads_what_they_writ
     }
 }
 
-/// A task is made for each event, and its future is copied there.
+/// Each event that waits gets a task, and the future is copied into it.
 #[tokio::test]
 async fn the_future_of_an_event_stays_small() {
     let mut bench = bench(STEPS).await;
     let event = bench.event(0, 1, "click", false);
     let future = bench.runtime.process(event);
     let size = std::mem::size_of_val(&future);
-    // Mostly the driver's own.
+    // Mostly the driver's own size.
     assert!(size <= 6144, "{size} bytes");
     future.await;
 }
@@ -417,7 +417,7 @@ pub(super) async fn process_and_leave(bench: &mut Bench, offset: i64) -> How {
     let event = bench.event(offset, 1, "click", false);
     let (runtime, tenure) = (bench.runtime.clone(), event.tenure.clone());
     let processed = tokio::spawn(async move { runtime.process(event).await });
-    // On this thread: it comes as far as its first wait.
+    // On this thread, so it gets as far as its first wait.
     tokio::task::yield_now().await;
     tenure.end();
     processed.await.unwrap();
@@ -439,13 +439,13 @@ async fn without_a_dead_letter_topic_a_permanent_failure_stops_the_pipeline() {
     }
 }
 
-/// A write that is not idempotent, and fails first like this.
+/// A write that is not idempotent, and first fails with this error.
 async fn fails_once_at_its_write(error: StoreError) -> Bench {
     let steps = STEPS.replace("when = \"user.score > 1.0\"\n", "") + "idempotent = false\n";
     let mut bench = bench(&steps).await;
     bench.user(1, "ann", 2.5);
     let event = bench.event(0, 1, "click", false);
-    // The look-up passes, the write fails.
+    // The look-up succeeds, the write fails.
     let runtime = bench.runtime.clone();
     bench.store.set_latency(Duration::from_millis(20));
     let store = bench.store.clone();
@@ -508,7 +508,7 @@ async fn a_cached_row_is_asked_for_once() {
     assert_eq!(bench.store.calls(), 1);
 }
 
-/// CQL keeps the newest of two writes to one cell, and lets a delete hide what has its own timestamp.
+/// CQL keeps the newer of two writes to a cell, and a delete hides writes with the same timestamp.
 #[tokio::test]
 async fn the_write_of_a_later_step_is_newer() {
     let two = STEPS.to_owned()
@@ -596,7 +596,7 @@ async fn rows_that_nobody_knows_of_are_null_and_not_none() {
 
 #[tokio::test]
 async fn large_rows_that_were_fetched_for_an_event_count_to_its_end() {
-    // A cache may give a row up while the event that asked for it waits.
+    // The cache may evict a row while the event that asked for it waits.
     for (cache, fetched) in [("", 2), ("\ncache = { ttl = \"1h\" }", 1)] {
         let steps = looking_up(&format!("rows = \"list\"{cache}"))
             .replace("user.score > 1.0", "size(user.rows) > 9")
@@ -656,7 +656,7 @@ async fn values_that_a_step_binds_count_while_it_waits_and_no_longer() {
 #[tokio::test]
 async fn a_row_that_does_not_come_is_waited_for_as_long_as_the_step_says() {
     let keys = "on_missing = \"retry\"\nmissing_deadline = \"80ms\"\nmissing_then = \"skip\"";
-    // That there was none a moment ago is no answer.
+    // A cached absence is not accepted as an answer.
     for cache in ["", "\ncache = { ttl = \"1h\", missing_ttl = \"1h\" }"] {
         let mut bench = bench(&looking_up(&format!("{keys}{cache}"))).await;
         let began = Instant::now();
@@ -739,7 +739,7 @@ async fn an_old_row_is_served_while_the_store_fails_and_no_longer() {
     fail(&bench, 1);
     assert!(matches!(bench.run(1, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.store.calls(), 2, "asked once, and answered by the old row");
-    // An open breaker is not waited for either.
+    // An open breaker does not delay it either.
     (0..20).for_each(|_| bench.runtime.gates.store.failed(false));
     assert!(matches!(bench.run(2, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.store.calls(), 2);
@@ -766,7 +766,7 @@ on_missing = "skip"
 #[tokio::test]
 async fn an_old_document_is_served_and_counted_while_mongo_fails_and_without_asking_while_its_breaker_is_open() {
     for (open, patience_ms) in [(false, 20), (true, 3_600_000)] {
-        // Nobody listens there.
+        // Nothing listens there.
         let uri = format!("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS={patience_ms}");
         let server = Server::open(&uri, None).await.unwrap();
         let options = CacheOptions {
@@ -827,7 +827,7 @@ async fn only_who_asks_for_a_row_holds_a_probe() {
     let gate = Arc::new(Gate::new("store", rules, None));
     Arc::get_mut(&mut bench.runtime).unwrap().gates.store = gate.clone();
     gate.failed(false);
-    // Nobody answers. Each is polled until it waits.
+    // The store does not answer. Each event is polled until it waits.
     bench.store.set_latency(Duration::from_secs(3600));
     let mut asking = Vec::new();
     for (offset, id) in [(1, 1), (2, 2), (3, 2), (4, 2)] {
@@ -847,7 +847,7 @@ async fn only_who_asks_for_a_row_holds_a_probe() {
     asking.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// What is counted has the limit of the budget cut.
+/// Failures that are counted cut the limit on concurrency.
 #[tokio::test]
 async fn a_failed_request_that_many_wait_for_is_counted_once() {
     let mut bench = bench(&looking_up("cache = { ttl = \"1h\" }")).await;

@@ -1,8 +1,8 @@
 //! Rows of a grouped write: the loop gathers them, and their events continue when their batch is written.
 //!
 //! A row that waits in its own task costs two wake-ups, a channel and the memory of the task. Here the event itself waits in the batch, and one task
-//! serves all of it. If a batch fails, each of its events goes the way of `ask`, which retries each row singly as the step declares, and so finds the
-//! faulty one.
+//! serves the whole batch. If a batch fails, each of its events takes the path through `ask`, which retries its row alone, as the step declares, and
+//! so finds the faulty one.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +20,7 @@ use crate::retry::Class;
 use crate::store::group::GroupOptions;
 use crate::store::{EncodedRow, StoreError};
 
-/// An event that waits for its row to be written with others.
+/// An event that waits until its row is written together with others.
 #[derive(Debug)]
 pub struct Member {
     /// The step that writes.
@@ -29,14 +29,15 @@ pub struct Member {
     pub options: GroupOptions,
     /// The row.
     pub row: EncodedRow,
-    /// Whose it is.
+    /// The event that the row belongs to.
     pub event: Box<Event>,
-    /// When it came.
+    /// When it joined.
     pub since: Instant,
 }
 
 impl Runtime {
-    /// The grouped write that a stage is; none for an event that writes by itself, and where attempts are counted: a batch's is nobody's own.
+    /// The grouped write that a stage consists of. None for an event that writes alone, and for a step that counts attempts: the failure of a
+    /// batch is not attributable to one row.
     pub(super) fn grouped(&self, stage: &Stage, event: &Event) -> Option<(usize, &Write, &GroupOptions)> {
         let Stage::Together(members) = stage else { return None };
         let [index] = members.as_slice() else { return None };
@@ -47,8 +48,8 @@ impl Runtime {
         (!event.alone && write.policy.on_error == OnError::Retry).then_some((*index, write, options))
     }
 
-    /// The row that an event would write with others at this stage, its step, and how that groups; none where anything is amiss, which `process` meets
-    /// again.
+    /// The row that an event would write together with others at this stage, with its step and grouping; none if anything is unusual, which `process`
+    /// then handles.
     pub(super) fn row(&self, stage: &Stage, event: &Event) -> Option<(usize, GroupOptions, EncodedRow)> {
         let (index, write, options) = self.grouped(stage, event)?;
         if self.gates.store.is_open() {
@@ -67,9 +68,9 @@ impl Runtime {
         Some((index, *options, row))
     }
 
-    /// Writes the rows of one step, which are all of `members`, in one batch, and lets their events go on.
+    /// Writes the rows of one step, those of all `members`, in one batch, and lets their events continue.
     pub async fn write_together(self: Arc<Self>, step: usize, members: Vec<Member>) {
-        // One pass for all of them: they are one request. At an open breaker each waits by itself.
+        // One pass for all of them, because they are one request. At an open breaker each event waits alone.
         let (action, pass) = (&self.program.steps[step].action, self.gates.store.pass());
         let (Action::Write(write), Some(store), Ok(pass)) = (action, &self.store, pass) else {
             return members.into_iter().for_each(|member| member.event.go_on_alone());
@@ -97,11 +98,11 @@ impl Runtime {
             if error.is_outage() {
                 pass.failed();
             } else {
-                // It says nothing of the store.
+                // The error says nothing about the store.
                 drop(pass);
             }
             self.after_failure(step, &error, &events).await;
-            // Each by itself.
+            // Each is written alone.
             return events.into_iter().for_each(|event| event.go_on_alone());
         }
         pass.succeeded();
@@ -122,7 +123,7 @@ impl Runtime {
         join_all(refused).await;
     }
 
-    /// Their batch has failed: tells of it, and gives what may pass the time to.
+    /// Reports that their batch has failed, and waits if the error may pass.
     async fn after_failure(&self, step: usize, error: &StoreError, events: &[Box<Event>]) {
         if error.class == Class::Transient {
             let (metrics, name) = (&self.steps[step].step, &self.program.steps[step].name);
@@ -135,7 +136,7 @@ impl Runtime {
                     rows = events.len(), suppressed, "{message}; trying again"
                 );
             }
-            // An open breaker says by itself when to go on.
+            // An open breaker decides itself when requests continue.
             if let Some(event) = events.first()
                 && !self.gates.store.is_open()
             {

@@ -27,7 +27,7 @@ async fn run(bench: &Bench, event: Box<Event>) {
     assert!(matches!(bench.end(), How::Finished(Outcome::Done)));
 }
 
-/// Of each row that was written, whether it was to be in no batch.
+/// For each written row, whether it was excluded from batches.
 fn alone(bench: &Bench) -> Vec<bool> {
     bench.store.writes().iter().map(|write| write.alone).collect()
 }
@@ -58,7 +58,7 @@ async fn what_was_in_a_batch_that_failed_is_in_batches_again_behind_that_stage()
     assert_eq!(alone(&bench), [true, false]);
 }
 
-/// Two of one row; of the second the life is reckoned from the clock.
+/// Two writes of one row; the second has a TTL that is computed from the clock.
 const GROUPED: &str = r#"
 [[pipelines.p.steps]]
 name = "first"
@@ -81,7 +81,7 @@ ttl_seconds = "event.id - z.seconds"
 group = {}
 "#;
 
-/// What an event comes to that joins others at a grouped write.
+/// Runs an event up to a grouped write, where it joins others.
 fn joins(bench: &Bench, event: Box<Event>) -> Member {
     match bench.runtime.advance(event, Instant::now()) {
         Advance::Joins(member) => member,
@@ -111,7 +111,7 @@ async fn an_event_whose_condition_does_not_hold_has_no_row_in_a_batch() {
     let [click, view] = [(0, "click"), (1, "view")].map(|(offset, kind)| bench.event(offset, 1, kind, false));
     let row = |event: &Event| bench.runtime.row(&bench.runtime.program.stages[0], event);
     assert!(row(&click).is_some());
-    // `advance` does not look at the conditions of steps behind those that can be marked as answered.
+    // `advance` does not evaluate the conditions of steps that it cannot mark as answered.
     assert!(row(&view).is_none());
     for event in [click, view] {
         event.complete(How::Abandoned);

@@ -9,15 +9,15 @@ use super::{Fields, Kind, Mistaken, literal};
 use crate::avro::uuid;
 use crate::avro::value::{Type, Value};
 
-/// How many decimal digits a double always keeps.
+/// The number of decimal digits that a double always keeps.
 const DOUBLE_DIGITS: u32 = 15;
 
-/// Whether it is a decimal that may have more digits than a double keeps.
+/// Whether the type is a decimal that may have more digits than a double keeps.
 fn is_wide(ty: &Type) -> bool {
     matches!(ty.non_null(), Type::Decimal { precision, .. } if *precision == 0 || *precision > DOUBLE_DIGITS)
 }
 
-/// Whether it is a literal that stays what it is beside a double, as a whole number of many digits does not.
+/// Whether it is a literal that a double holds exactly; a whole number with many digits is not.
 fn is_exact(expr: &Expr) -> bool {
     match literal(expr) {
         Some(Value::Long(number)) => number.unsigned_abs() <= 1 << 53,
@@ -25,7 +25,8 @@ fn is_exact(expr: &Expr) -> bool {
     }
 }
 
-/// What to write instead of a literal that no value of the type equals, though it is of its kind; none where one may.
+/// What to write instead of a literal that is of the type's kind but equals none of its values; none if it may equal
+/// one.
 fn instead_of(literal: &Value<'_>, ty: &Type) -> Option<&'static str> {
     match (ty, literal) {
         (Type::Enum(symbols), Value::String(text)) if symbols.iter().all(|symbol| symbol != text) => Some(
@@ -123,7 +124,7 @@ impl Fields<'_> {
         }
     }
 
-    /// Whether a function or a method is given what it does not take.
+    /// Whether a function or a method gets an operand that it does not accept.
     fn misapplied(&self, call: &CallExpr) -> Option<Mistaken> {
         let name = call.func_name.as_str();
         let takes = |kind: Kind| match name {
@@ -150,7 +151,7 @@ impl Fields<'_> {
         Some(Mistaken::fails(format!("{name} of {of}"), help))
     }
 
-    /// Whether a decimal of more digits than a double has is compared with what is no literal.
+    /// Whether a decimal with more digits than a double keeps is compared with something other than a literal.
     fn rounded(&self, call: &CallExpr, sign: &str) -> Option<Mistaken> {
         let [a, b] = call.args.as_slice() else {
             return None;
@@ -164,7 +165,8 @@ impl Fields<'_> {
         })
     }
 
-    /// Whether a decimal of more digits than a double has is looked for, or among those that are looked at: but for literals.
+    /// Whether a decimal with more digits than a double keeps is searched for, or is among the searched items. Exact literals
+    /// do not count.
     fn rounded_in(&self, value: &Expr, within: &Expr) -> Option<Mistaken> {
         let wide = |expr: &Expr| self.shape(expr).is_some_and(|ty| is_wide(&ty));
         let items = match within {
@@ -174,7 +176,7 @@ impl Fields<'_> {
                 .any(|item| !is_exact(&item.expr) && (wide(value) || wide(&item.expr))),
             _ => match self.shape(within)? {
                 Type::List(item) => wide(value) || is_wide(&item),
-                // Its keys have all their digits.
+                // The keys of a map keep all their digits.
                 Type::Map(..) => wide(value),
                 _ => false,
             },
@@ -186,7 +188,7 @@ impl Fields<'_> {
         })
     }
 
-    /// Whether a literal is compared with what has none such among its values.
+    /// Whether a literal is compared with a value that it can never equal.
     fn never_equal(&self, call: &CallExpr, sign: &str) -> Option<Mistaken> {
         let [a, b] = call.args.as_slice() else {
             return None;
@@ -201,7 +203,7 @@ impl Fields<'_> {
         })
     }
 
-    /// The type of a value that equals none of these, which are all literals, and what to write instead.
+    /// The type of a value that can equal none of these literals, and what to write instead; none if one is no literal.
     fn none_of(&self, value: &Expr, literals: &[IdedExpr]) -> Option<(Type, &'static str)> {
         let ty = self.shape(value)?;
         let mut instead = literals
@@ -211,7 +213,7 @@ impl Fields<'_> {
         instead.all(|one| one.is_some()).then_some((ty, help))
     }
 
-    /// Whether a map is asked for a key, and its keys are of a kind that no key of CEL's has.
+    /// Whether a key is looked up in a map whose keys are of a kind that CEL's maps cannot have.
     fn keyless(&self, key: &Expr, within: &Expr) -> Option<Mistaken> {
         let is_none = |kind: &Kind| matches!(kind, Kind::Bytes | Kind::List | Kind::Map);
         let Type::Map(keys, _) = self.shape(within)? else {
@@ -221,12 +223,12 @@ impl Fields<'_> {
         Some(Mistaken {
             message: format!("a key of a map whose keys are {of} cannot be looked up: CEL's maps have no such keys"),
             help: "give the column a map whose keys are texts or whole numbers",
-            // Of any other key the answer is that it is not there.
+            // For any other key the answer is that it is not there.
             fails: self.kind(key).is_some_and(|kind| is_none(&kind)),
         })
     }
 
-    /// Whether what is looked for is of no kind that is in there, or is none of the literals there.
+    /// Whether the value's kind is not among the searched ones, or the value can equal none of the literals there.
     fn never_in(&self, value: &Expr, within: &Expr) -> Option<Mistaken> {
         let of = self.kind(within)?;
         if !matches!(of, Kind::List | Kind::Map) {
@@ -243,7 +245,7 @@ impl Fields<'_> {
             }
             _ => match self.shape(within)? {
                 Type::List(item) => (vec![Kind::of(&item)?], item.is_nullable()),
-                // Of a key that is no whole number a map has the text.
+                // A map keeps a key that is not a whole number as text.
                 Type::Map(key, _) if Kind::of(&key)? == Kind::Double => (vec![Kind::Double, Kind::String], false),
                 Type::Map(key, _) => (vec![Kind::of(&key)?], false),
                 Type::Record(_) => (vec![Kind::String], false),
