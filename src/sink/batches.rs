@@ -238,7 +238,7 @@ fn largest(answer: ConfigResourceResult) -> Result<usize, Untold> {
     let most: usize = bytes
         .parse()
         .map_err(|_| untold(format!("the answer is {bytes:?}"), None))?;
-    // Servers whose logs are not Kafka's need not have segments, and may say so by 0.
+    // Servers whose logs are not Kafka's need not have segments, and may report 0.
     let segment = value("segment.bytes")
         .and_then(|bytes| bytes.parse::<usize>().ok())
         .filter(|bytes| *bytes > 0);

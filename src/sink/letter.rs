@@ -184,9 +184,9 @@ impl Back {
     }
 }
 
-/// The write timestamp of a record in µs. Usually it is `given`, by the ledger. A record that was sent back is late, so it gets the original one, and
-/// younger rows keep their values: the timestamp that this pipeline noted, or else the record's [timestamp](record_timestamp). The headers are in the
-/// log, so the result is the same when the record runs again. Whatever the headers say, they cannot make a row younger than `given`.
+/// The write timestamp of a record in µs. Usually it is the one `given` by the ledger. A record that was sent back is late: so that younger rows keep
+/// their values, it gets its original one, which is what this pipeline noted, or else the record's [timestamp](record_timestamp). The headers are in
+/// the log, so the result is the same when the record runs again. Whatever the headers say, they cannot make a row younger than `given`.
 pub fn write_timestamp(back: Option<Back>, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
     let Some(back) = back else { return given };
     let noted = back.noted_us.filter(|noted| (0..=given).contains(noted));

@@ -47,7 +47,7 @@ pub enum TransactionError {
     #[error("{0}")]
     Forgotten(String),
     /// The call succeeded, but the next transaction cannot begin, although nothing is wrong with the producer. If a call takes longer than its first wait,
-    /// librdkafka (2.12) can take its response for the end of the call after it, and not change its state. Another producer does not inherit that.
+    /// librdkafka (2.12) can mistake its response for the end of the next call, and not change its state. Another producer does not inherit that.
     #[error("{0}")]
     NotBegun(String),
     /// The transactional id has a newer epoch: brokers aborted the transaction by its time-out, or another process took the id. The brokers do not tell
@@ -107,9 +107,9 @@ pub fn abort(
     begin(producer)
 }
 
-/// Calls once more if librdkafka says that its state is wrong for the call. When librdkafka's thread is late with an abort, it does what both this call and
-/// the next one asked for. The second call then takes a response to the first for that to its own next request, skips that request (2.12), and has its last
-/// one refused. The call after that starts with nothing left over.
+/// Calls once more if librdkafka says that its state is wrong for the call. This happens if librdkafka's thread is late with an abort, and carries out what
+/// both that call and the next one asked for. The second call then mistakes a response to the first for the response to its own next request, does not send
+/// that request (2.12), and its last one is refused. The call after that starts with nothing left over.
 fn past_a_stale_answer(call: impl Fn() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
     match call() {
         Err(KafkaError::Transaction(error))

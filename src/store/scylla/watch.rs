@@ -25,7 +25,7 @@ pub struct DriverFigures {
 /// Collects those figures.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// The only datacenter that requests go to, if there is only one.
+    /// The only datacenter that requests go to, if they go to only one.
     pub(super) datacenter: Option<String>,
     pub(super) retries: Arc<AtomicU64>,
 }
