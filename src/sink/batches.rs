@@ -21,38 +21,38 @@ use crate::kafka::asker::Asker;
 use crate::kafka::headers::{self, List};
 use crate::kafka::{BatchBytes, SMALL_BATCH};
 
-/// What a record takes in a batch beside key, value and headers, with the batch's own head: an upper bound.
+/// Upper bound of a record's overhead in a batch beyond key, value and headers, including the batch header; in bytes.
 const AROUND: usize = 1024;
 
-/// How long brokers may take for one answer to what topics take.
+/// Time-out of one request for the limits of topics.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long they are asked in all: without an answer the start goes on, and a reload has half a minute for a pipeline.
+/// How long to ask in all. The start goes on without an answer; a reload allows half a minute for a pipeline.
 const ANSWERS: Duration = Duration::from_secs(20);
-/// How long an answer with nothing in it may mean a topic that was made a moment ago. Then it is a right that is missing, and no start waits for that.
+/// How long an empty answer may mean a topic that was just created. After that it means a missing right, which no start waits for.
 const UNHEARD: Duration = Duration::from_secs(3);
-/// Between two questions.
+/// Pause between two requests.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long the cluster's id is waited for, which brokers before 0.10.1 do not have.
+/// How long to wait for the cluster's id, which brokers before 0.10.1 do not have.
 const KNOWN: Duration = Duration::from_secs(1);
 
-/// The largest batch that each topic takes, in bytes.
+/// The largest batch that each topic accepts, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batches {
     told: HashMap<String, usize>,
-    /// Why the brokers do not tell it of these.
+    /// The topics whose limit the brokers do not tell, and why.
     untold: BTreeMap<String, Untold>,
-    /// Those that are compacted.
+    /// The compacted topics.
     compacted: HashSet<String>,
 }
 
-/// Why the brokers do not tell what a topic takes.
+/// Why the brokers do not tell the limit of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Untold {
     /// In words.
     pub why: String,
-    /// What they answered, if they did.
+    /// The error code that they answered, if they did.
     code: Option<RDKafkaErrorCode>,
-    /// They answered without saying anything.
+    /// They answered, but the answer was empty.
     empty: bool,
 }
 
@@ -65,9 +65,9 @@ impl Untold {
         self.code.is_some_and(|code| denials.contains(&code))
     }
 
-    /// Whether the answer may be another soon: a broker may be away, or not have heard yet of a topic that was made a moment ago.
+    /// Whether a later answer may differ: a broker may be down, or not know yet of a topic that was just created.
     fn may_pass(&self) -> bool {
-        // Brokers that cannot answer the question, or answer something else, never will.
+        // Brokers that do not support the request, or that answer something else, will not change their answer.
         let never = [None, Some(RDKafkaErrorCode::UnsupportedFeature)];
         !self.is_denied() && !never.contains(&self.code)
     }
@@ -97,10 +97,10 @@ impl From<KafkaError> for Untold {
 }
 
 impl Batches {
-    /// Asks what these topics take, of brokers that have answered `asker` before.
+    /// Asks for the limits of these topics; the brokers have answered `asker` before.
     pub async fn ask(asker: Arc<Asker>, topics: &[&str]) -> Batches {
         let config = asker.config().clone();
-        // The last who has it waits for the client's threads.
+        // Dropping the last reference waits for the client's threads, so that must happen here too.
         let embedded = tokio::task::spawn_blocking(move || is_embedded(&asker));
         if embedded.await.is_ok_and(|embedded| embedded) {
             return Batches::default();
@@ -124,12 +124,12 @@ impl Batches {
             }
             tokio::time::sleep(AGAIN).await;
         }
-        // It waits for the client's threads.
+        // The drop waits for the client's threads.
         tokio::task::spawn_blocking(move || drop(admin));
         batches
     }
 
-    /// Takes in what was answered of these topics. Gives those to ask again for; where it is `early` an empty answer is no refusal yet.
+    /// Stores the answers for these topics and returns the topics to ask again for. While it is `early`, an empty answer does not yet count as a refusal.
     fn take<'t>(
         &mut self,
         asked: &[&'t str],
@@ -164,8 +164,8 @@ impl Batches {
         again
     }
 
-    /// How large batches may be, whichever of them they are for. Where brokers do not tell what one takes they are small, unless users say otherwise: a
-    /// larger one may be refused with all that is in it.
+    /// How large batches may be, whichever topic they go to. If the limit of a topic is unknown they are small, unless the user sets a size: a larger
+    /// batch may be refused with everything in it.
     pub fn bytes(&self) -> BatchBytes {
         let mut bytes = BatchBytes::default();
         if let Some(smallest) = self.told.values().min() {
@@ -177,30 +177,30 @@ impl Batches {
         bytes
     }
 
-    /// What this topic takes, if it is known.
+    /// The limit of this topic, if it is known.
     pub fn taken_by(&self, topic: &str) -> Option<usize> {
         self.told.get(topic).copied()
     }
 
-    /// The topics of which the brokers do not tell what they take, and why.
+    /// The topics whose limit the brokers do not tell, and why.
     pub fn untold(&self) -> impl Iterator<Item = (&str, &Untold)> {
         self.untold.iter().map(|(topic, untold)| (topic.as_str(), untold))
     }
 
-    /// Whether the topic takes no record without a key, at the start at least and as far as is known.
+    /// Whether the topic accepts no record without a key: as of the start, and as far as is known.
     pub fn wants_key(&self, topic: &str) -> bool {
         self.compacted.contains(topic)
     }
 
-    /// Whether the topic would have taken this record, at the start at least.
+    /// Whether the topic would have accepted this record, as of the start.
     pub fn would_take(&self, topic: &str, bytes: usize) -> bool {
         self.taken_by(topic).is_some_and(|largest| bytes + AROUND <= largest)
     }
 }
 
-/// Whether this is librdkafka's mock cluster, which the demo and `messina test` run on: it never answers the question, and takes batches of any size.
+/// Whether this is librdkafka's mock cluster, which the demo and `messina test` use. It never answers the request, and accepts batches of any size.
 fn is_embedded(asker: &Asker) -> bool {
-    // It is known once the topics have been asked for.
+    // The client knows the id once it has fetched the metadata of the topics.
     let id = asker.client().fetch_cluster_id(KNOWN);
     id.is_some_and(|id| id.starts_with("mockCluster"))
 }
@@ -216,7 +216,7 @@ async fn describe(
     admin.describe_configs(&asked, &options).await
 }
 
-/// The largest batch that a topic of this configuration takes.
+/// The largest batch that a topic with this configuration accepts.
 fn largest(answer: ConfigResourceResult) -> Result<usize, Untold> {
     let untold = |why, code| Untold {
         why,
@@ -238,14 +238,14 @@ fn largest(answer: ConfigResourceResult) -> Result<usize, Untold> {
     let most: usize = bytes
         .parse()
         .map_err(|_| untold(format!("the answer is {bytes:?}"), None))?;
-    // What has other logs than Kafka's need not have segments, and may say so by 0.
+    // Servers whose logs are not Kafka's need not have segments, and may report 0.
     let segment = value("segment.bytes")
         .and_then(|bytes| bytes.parse::<usize>().ok())
         .filter(|bytes| *bytes > 0);
     Ok(segment.map_or(most, |segment| most.min(segment)))
 }
 
-/// Whether a topic of this configuration is compacted.
+/// Whether a topic with this configuration is compacted.
 fn is_compacted(answer: &ConfigResourceResult) -> bool {
     let config = answer.as_ref().ok();
     let policy = config.and_then(|config| config.get("cleanup.policy")?.value.as_deref());
@@ -339,7 +339,7 @@ mod tests {
         };
         let takes = |topic: &str, bytes: &str| answer(topic, vec![entry("max.message.bytes", bytes)]);
         let mut batches = Batches::default();
-        // A broker is away.
+        // A broker is down.
         let away = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
         let asked = batches.take(&["a", "b", "c"], Err(away), true);
         assert_eq!(asked, ["a", "b", "c"]);
@@ -350,7 +350,7 @@ mod tests {
         };
         assert_eq!(batches.bytes().unset, SMALL_BATCH);
         assert!(wants(&batches).is_empty());
-        // It has not heard of one of them yet, and the login may not ask for another: both look alike.
+        // The broker does not know of one topic yet, and the login has no right to read the other: both answers look alike.
         let answers = vec![takes("a", "100000"), answer("b", vec![]), answer("c", vec![])];
         let asked = batches.take(&asked, Ok(answers), true);
         assert_eq!(asked, ["b", "c"]);
@@ -367,7 +367,7 @@ mod tests {
         assert!(!denied.may_pass() && denied.help().contains("DescribeConfigs"));
     }
 
-    /// In a batch it would be refused with all that stands beside it.
+    /// Within a batch it would be refused together with all other records of the batch.
     #[test]
     fn a_compacted_topic_is_given_no_output_without_a_key() {
         let answer = |policy: &str| -> ConfigResourceResult {
@@ -441,7 +441,7 @@ mod tests {
         assert_eq!(size(&[], &["out"], ""), Some(SMALL_BATCH));
         assert_eq!(size(&[("dead", 9000)], &["out"], ""), Some(9000));
         assert_eq!(size(&[("dead", 1 << 20)], &["out"], ""), Some(SMALL_BATCH));
-        // What is told counts more than what the user says, and that more than what is guessed.
+        // A known limit overrides the user's setting, which overrides the guess.
         assert_eq!(size(&[], &["out"], own), Some(200_000));
         assert_eq!(size(&[("dead", 50_000)], &["out"], own), Some(50_000));
     }

@@ -13,7 +13,7 @@ use super::{Made, Producer, letter, send};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 
-/// The longest message that is put in a header, in bytes.
+/// The longest failure message that is put in a header, in bytes.
 const LONGEST_MESSAGE: usize = 2048;
 
 /// The dead-letter topic of a pipeline.
@@ -34,20 +34,20 @@ impl DeadLetters {
         }
     }
 
-    /// What publishes.
+    /// The producer that publishes.
     pub fn producer(&self) -> &Producer {
         &self.producer
     }
 
-    /// Waits until the event may be sent; false where it never may.
+    /// Waits until the event may be sent; false if it never may.
     pub async fn may_send(&self, event: &Event) -> bool {
         super::may_send(&self.producer, event).await
     }
 
-    /// Hands an event that has a failure to the producer. On refusal the event comes back.
+    /// Hands a failed event to the producer. On refusal the event comes back.
     pub fn send(&self, event: Box<Event>) -> Result<(), (Failure, Box<Event>)> {
         let headers = self.headers(&event);
-        // The originals stay with the event, for another attempt.
+        // The event keeps its original headers for another attempt.
         let original = event.headers.clone();
         let key = event.key().map(<[u8]>::to_vec);
         let value = event.value().map(<[u8]>::to_vec);

@@ -10,9 +10,9 @@ use crate::kafka::headers::{self, List};
 use crate::ledger::own_micros;
 use crate::pipeline::failure;
 
-/// Begins the names of all headers of ours.
+/// Prefix of the names of all our headers.
 const OURS: &str = "messina.";
-/// The pipeline that gave the record up.
+/// The pipeline that dead-lettered the record.
 pub const PIPELINE: &str = "messina.pipeline";
 /// The record's topic.
 pub const TOPIC: &str = "messina.topic";
@@ -24,7 +24,7 @@ pub const OFFSET: &str = "messina.offset";
 pub const TIMESTAMP: &str = "messina.timestamp";
 /// The write timestamp of its rows, microseconds since 1970.
 pub const WRITE_TIMESTAMP: &str = "messina.write_timestamp";
-/// The step that it failed in.
+/// The step that failed.
 pub const STEP: &str = "messina.step";
 /// The class of the failure.
 pub const CLASS: &str = "messina.class";
@@ -32,28 +32,28 @@ pub const CLASS: &str = "messina.class";
 pub const REASON: &str = "messina.reason";
 /// The failure in words.
 pub const MESSAGE: &str = "messina.message";
-/// How often it was tried.
+/// How often the record was tried.
 pub const ATTEMPTS: &str = "messina.attempts";
-/// The id of its schema.
+/// The id of the record's schema.
 pub const SCHEMA_ID: &str = "messina.schema_id";
-/// How often the record was sent back from a dead-letter topic. Not the writer's: a replay sets it, and it stays with the record.
+/// How often the record was sent back from a dead-letter topic. A replay sets it, not the writer of dead letters; it stays with the record.
 pub const REPLAYS: &str = "messina.replays";
-/// The pipeline whose dead letter was sent back last. A replay sets it, like the next one.
+/// The pipeline whose dead letter was sent back last. A replay sets it, like the next two.
 pub const REPLAY_PIPELINE: &str = "messina.replay_pipeline";
-/// The write timestamp that this pipeline had given its rows: to others, whose records make other numbers of writes, it says nothing.
+/// The write timestamp that this pipeline had given the record's rows. It means nothing to other pipelines, whose records make other numbers of writes.
 pub const REPLAY_WRITE_TIMESTAMP: &str = "messina.replay_write_timestamp";
-/// The record's timestamp the first time, milliseconds since 1970: a topic with `LogAppendTime` gives what is sent back another one.
+/// The record's original timestamp, milliseconds since 1970: a topic with `LogAppendTime` gives a record that is sent back a new one.
 pub const REPLAY_TIMESTAMP: &str = "messina.replay_timestamp";
-/// What a replay sets.
+/// The headers that a replay sets.
 const OF_REPLAYS: [&str; 4] = [REPLAYS, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP, REPLAY_TIMESTAMP];
 
-/// A header: name and value, any bytes both.
+/// A header: name and value, both arbitrary bytes.
 pub type Header = (Vec<u8>, Option<Vec<u8>>);
 
 /// A dead letter, apart from key and value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
-    /// The pipeline that gave the record up.
+    /// The pipeline that dead-lettered the record.
     pub pipeline: String,
     /// The record's topic.
     pub topic: String,
@@ -61,23 +61,23 @@ pub struct Letter {
     pub partition: i32,
     /// Its offset.
     pub offset: i64,
-    /// Its timestamp the first time, milliseconds since 1970, if it had one.
+    /// Its original timestamp, milliseconds since 1970, if it had one.
     pub timestamp_ms: Option<i64>,
     /// The write timestamp of its rows, microseconds since 1970.
     pub write_timestamp_us: Option<i64>,
-    /// The step that it failed in, if it was in one.
+    /// The step that failed, if the failure was in a step.
     pub step: Option<String>,
     /// The class of the failure.
     pub class: String,
     /// The failure in one word.
     pub reason: String,
-    /// The failure in words, with what they quote of the record: see [`Letter::told`].
+    /// The failure in words, which may quote the record: see [`Letter::told`].
     pub message: String,
-    /// How often it was tried.
+    /// How often the record was tried.
     pub attempts: u32,
-    /// The id of its schema, as far as it could be read.
+    /// The id of its schema, if it could be read.
     pub schema_id: Option<u32>,
-    /// How often it was sent back already. A count that cannot be read is the highest: whoever guards against loops refuses it.
+    /// How often it has been sent back. A count that cannot be read becomes the highest number, so that the guard against loops refuses the record.
     pub replays: u32,
     /// The record's own headers, in order.
     pub headers: Vec<Header>,
@@ -85,7 +85,7 @@ pub struct Letter {
 
 #[cfg(test)]
 impl Letter {
-    /// One of the record at offset 9 of a topic, for tests.
+    /// A dead letter of the record at offset 9 of a topic, for tests.
     pub(crate) fn example() -> Letter {
         Letter {
             pipeline: "p".into(),
@@ -107,7 +107,7 @@ impl Letter {
 }
 
 impl Letter {
-    /// Reads the headers of a record; none where it is no dead letter of Messina's.
+    /// Reads the headers of a record; `None` if it is not a dead letter of Messina.
     pub fn read(headers: &[Header]) -> Option<Letter> {
         let begin = headers.iter().rposition(|(name, _)| name == PIPELINE.as_bytes())?;
         let (before, from_here) = headers.split_at(begin);
@@ -123,7 +123,7 @@ impl Letter {
                 let text = value.as_deref().and_then(|v| std::str::from_utf8(v).ok());
                 text.and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)
             });
-        // What came behind ours was put there on the way, by a tool that copies topics.
+        // Other headers after ours were added on the way, by a tool that copies topics.
         let behind = from_here.iter().filter(|(name, _)| !name.starts_with(OURS.as_bytes()));
         let own = before
             .iter()
@@ -146,23 +146,24 @@ impl Letter {
         })
     }
 
-    /// The failure in words without the record's content, for who has not asked for it.
+    /// The failure in words without the record's content, for readers who did not ask for it.
     pub fn told(&self) -> String {
         failure::told(&self.reason, self.step.as_deref(), &self.message)
     }
 }
 
-/// What a replay says of the first time of a record that it sent back.
+/// What a replay noted about the original of a record that it sent back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Back {
     /// The record's timestamp, milliseconds since 1970.
     first_ms: Option<i64>,
-    /// The write timestamp of its rows, as this pipeline has noted it.
+    /// The write timestamp of its rows, if this pipeline noted it.
     noted_us: Option<i64>,
 }
 
 impl Back {
-    /// None of a record that was not sent back. Before a dead letter's own headers stand those of the record in it, which say nothing of the letter.
+    /// `None` for a record that was not sent back. In a dead letter, the headers before [`PIPELINE`] belong to the record inside, and say nothing about the
+    /// letter itself.
     pub fn of<L: List>(headers: &L, pipeline: &str) -> Option<Back> {
         let (mut back, mut to_us, mut first_ms, mut noted_us) = (false, false, None, None);
         for (name, value) in ours(headers) {
@@ -183,17 +184,17 @@ impl Back {
     }
 }
 
-/// The write timestamp of a record in µs: `given` by the ledger, or for one that was sent back, which is late, that of its first time, so that rows that
-/// are younger keep what they have. That is what this pipeline has noted, or else the [timestamp](record_timestamp) of the record. The headers are in
-/// the log, so it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`.
+/// The write timestamp of a record in µs. Usually it is the one `given` by the ledger. A record that was sent back is late: so that younger rows keep
+/// their values, it gets its original one, which is what this pipeline noted, or else the record's [timestamp](record_timestamp). The headers are in
+/// the log, so the result is the same when the record runs again. Whatever the headers say, they cannot make a row younger than `given`.
 pub fn write_timestamp(back: Option<Back>, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
     let Some(back) = back else { return given };
     let noted = back.noted_us.filter(|noted| (0..=given).contains(noted));
     noted.or(own_micros(record_timestamp_ms)).unwrap_or(given)
 }
 
-/// The timestamp of a record, milliseconds since 1970. Where the brokers gave it, one that was sent back has that of its first time, if this is not the
-/// later one. Where producers give it, what was sent back has it already, unless it was 0: that is the current time to librdkafka.
+/// The timestamp of a record, milliseconds since 1970. If the brokers set timestamps, a record that was sent back gets its original one, unless that is
+/// later. If producers set them, a record that was sent back already has its original one, unless that was 0, which librdkafka takes for "now".
 pub fn record_timestamp(timestamp: Timestamp, back: Option<Back>) -> Option<i64> {
     let own = timestamp.to_millis()?;
     let latest = match timestamp {
@@ -204,13 +205,13 @@ pub fn record_timestamp(timestamp: Timestamp, back: Option<Back>) -> Option<i64>
     Some(first.filter(|first| (0..=latest).contains(first)).unwrap_or(own))
 }
 
-/// Those of ours: a record may have many others, whose names need not be compared with each.
+/// Our headers only. A record may have many others, whose names need not be compared with each of ours.
 fn ours<L: List>(headers: &L) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     headers::all(headers).filter(|(name, _)| name.starts_with(OURS.as_bytes()))
 }
 
-/// Headers of an output that goes out with the current time, of a record that had none the first time or 0. What a replay has noted of that is of the
-/// record: with it whoever reads the output would take 0 for its time, and rows by that lose against all others.
+/// Removes a noted timestamp of 0 from the headers of an output that goes out with the current time because the record's original timestamp was missing
+/// or 0. The note is about the record; a consumer of the output would take 0 for its time, and rows written with it lose against all others.
 pub fn without_time_zero(headers: OwnedHeaders) -> OwnedHeaders {
     let is_it = |(name, value): (&[u8], Option<&[u8]>)| name == REPLAY_TIMESTAMP.as_bytes() && number(value) == Some(0);
     if !ours(&headers).any(is_it) {
@@ -308,7 +309,7 @@ mod tests {
             (REPLAY_TIMESTAMP, "5"),
         ];
         let noted = [(WRITE_TIMESTAMP, "17"), (TIMESTAMP, "9000")];
-        // What stands before the letter's own headers may be of anybody.
+        // Headers before the letter's own may come from anyone.
         let again = [&[("trace", "1")][..], &back, &FIRST, &noted].concat();
         let letter = Letter::read(&headers(&again)).unwrap();
         assert_eq!((letter.replays, letter.write_timestamp_us), (1, Some(17)));
@@ -334,7 +335,7 @@ mod tests {
         })
     }
 
-    /// Of a record of the time 5 ms to which the ledger gives 5,900 µs, by the pipeline `a`.
+    /// The write timestamp, for pipeline `a`, of a record of time 5 ms to which the ledger gives 5,900 µs.
     fn written(list: &[(&str, &str)]) -> i64 {
         write_timestamp(Back::of(&added(list), "a"), Some(5), 5900)
     }
@@ -349,15 +350,15 @@ mod tests {
             ]
         };
         assert_eq!(written(&noted("a", "5004")), 5004);
-        // It was behind a record that was younger by its own timestamp.
+        // It came after a record whose own timestamp was younger.
         assert_eq!(written(&noted("a", "5900")), 5900);
-        // Another pipeline of the topic has sent it back, or a Messina that did not note it.
+        // Another pipeline of the topic sent it back, or a version of Messina that did not note the timestamp.
         assert_eq!(written(&noted("b", "5004")), 5000);
         assert_eq!(written(&[(REPLAYS, "1")]), 5000);
         assert_eq!(written(&[(REPLAYS, "1"), (REPLAY_WRITE_TIMESTAMP, "5004")]), 5000);
         // It was not sent back.
         assert_eq!(written(&noted("a", "5004")[1..]), 5900);
-        // The record in a dead letter was, and not the letter; then the letter itself.
+        // First the record inside a dead letter was sent back, but not the letter; then the letter itself.
         let letter = [&noted("a", "5004")[..], &[(PIPELINE, "p")]].concat();
         assert_eq!(written(&letter), 5900);
         assert_eq!(written(&[&letter[..], &noted("b", "5002")].concat()), 5000);
@@ -366,7 +367,7 @@ mod tests {
         for forged in ["5901", "9223372036854775807", "-1", "9999999999999999999", "", "soon"] {
             assert_eq!(written(&noted("a", forged)), 5000, "{forged}");
         }
-        // No value at all.
+        // The header has no value.
         let null = added(&[(REPLAYS, "1"), (REPLAY_PIPELINE, "a")]).insert(Added {
             key: REPLAY_WRITE_TIMESTAMP,
             value: None::<&str>,
@@ -389,7 +390,7 @@ mod tests {
         }
         let back = [(REPLAYS, "1"), (REPLAY_TIMESTAMP, "5")];
         assert_eq!(stamped(&back, Timestamp::CreateTime(9000)), Some(9000));
-        // It had none, or 0, and was sent back as of then.
+        // The record had no timestamp, or 0, and was sent back with 0.
         let timeless = [(REPLAYS, "1"), (REPLAY_TIMESTAMP, "0")];
         for again in [Timestamp::CreateTime(9000), brokers] {
             assert_eq!(stamped(&timeless, again), Some(0));
@@ -409,10 +410,10 @@ mod tests {
         let brokers = Timestamp::LogAppendTime(9000);
         assert_eq!(stamped(&[], brokers), Some(9000));
         assert_eq!(stamped(&[(REPLAY_TIMESTAMP, "5")], brokers), Some(9000));
-        // A dead letter of one that was sent back, in a dead-letter topic that is consumed.
+        // A dead letter of a record that was sent back, in a dead-letter topic that is consumed.
         let letter = [(REPLAYS, "1"), (REPLAY_TIMESTAMP, "5"), (PIPELINE, "a")];
         assert_eq!(stamped(&letter, brokers), Some(9000));
-        // Sent back there itself.
+        // The letter itself was sent back.
         let back = [&letter[..], &[(REPLAYS, "2"), (REPLAY_TIMESTAMP, "7")]].concat();
         assert_eq!(stamped(&back, brokers), Some(7));
     }

@@ -41,7 +41,7 @@ pub enum Verdict {
     Stop(StopReason),
 }
 
-/// Which limit was passed, and by what.
+/// Which limit was exceeded, and by how much.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum StopReason {
     /// Too large a share of the recent records.
@@ -59,7 +59,7 @@ pub enum StopReason {
     /// Too many in a row.
     #[error("{count} records in a row, not counting skipped ones, became dead letters; {limit} are allowed")]
     Consecutive {
-        /// Dead letters since the last record that was none and was not skipped.
+        /// Dead letters since the last record that was neither a dead letter nor skipped.
         count: u64,
         /// How many are allowed.
         limit: u64,
@@ -79,22 +79,22 @@ pub struct Limits {
     minimum: u64,
     bucket_length: Duration,
     buckets: [Counts; BUCKETS],
-    /// The bucket that counts now, and when it began.
+    /// The index of the bucket that counts now, and when it began.
     current: usize,
     began: Option<Instant>,
     /// The sum of all buckets.
     sum: Counts,
     consecutive: u64,
-    /// When the last of these was.
+    /// When the last dead letter was counted.
     last: Option<Instant>,
     stopped: Option<StopReason>,
 }
 
-/// Dead letters that are farther apart are not in a row: of what was skipped between them nobody knows that it went well.
+/// Dead letters farther apart than this do not count as in a row: the records skipped between them do not show that the steps work.
 const IN_A_ROW: Duration = Duration::from_secs(3600);
 
 impl Limits {
-    /// Limits that have seen nothing yet. A window shorter than 60 ns counts as that.
+    /// Limits that have counted nothing yet. A window shorter than 60 ns counts as 60 ns.
     pub fn new(allowed: StopAbove, window: Window) -> Limits {
         Limits {
             allowed,
@@ -110,7 +110,7 @@ impl Limits {
         }
     }
 
-    /// Counts a record that ended and was not skipped, as a dead letter or otherwise. `now` may lag behind an earlier call; it then counts as that.
+    /// Counts a record that ended and was not skipped. `now` may be earlier than in a previous call, and then counts as that call's time.
     pub fn record(&mut self, is_dead_letter: bool, now: Instant) -> Verdict {
         let goes_on = |last: Instant| now.saturating_duration_since(last) <= IN_A_ROW;
         if !is_dead_letter || !self.last.is_none_or(goes_on) {
@@ -123,7 +123,7 @@ impl Limits {
         self.count(is_dead_letter, now)
     }
 
-    /// Counts a record that was skipped: one of the share, and no sign that a step after the filter does well.
+    /// Counts a skipped record: it counts for the ratio, but does not show that the steps after the filter work.
     pub fn skipped(&mut self, now: Instant) -> Verdict {
         self.count(false, now)
     }
@@ -283,7 +283,7 @@ mod tests {
                 passed += Duration::from_millis(500 * half_seconds);
                 limits.record(dead, start + passed);
                 list.push((dead, passed));
-                // The window ends with the bucket of now, so what is surely in, and what may be in, differ by one bucket.
+                // The window ends with the current bucket, so what is certainly inside and what may be inside differ by one bucket.
                 let within = |length: u64| list.iter().filter(|(_, at)| passed - *at < Duration::from_secs(length)).count() as u64;
                 prop_assert!((within(59)..=within(60)).contains(&limits.sum.records));
                 let sum = limits.buckets.iter().fold(Counts::default(), |sum, bucket| Counts {

@@ -40,16 +40,16 @@ use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::limit::Limiter;
 
-/// The reason of a refusal by a producer that librdkafka has given up, or that was withdrawn: another one would take the record.
+/// The reason of a refusal by a producer that librdkafka has given up, or that was withdrawn. A new producer would accept the record.
 pub const PRODUCER_OVER: &str = "producer_over";
 
-/// What a delivery without an offset is taken for. The brokers have not acknowledged it: librdkafka infers it from a later batch of the partition that
-/// they took, which need not be so. A broker that knows nothing of a producer takes its first batch with any sequence number; where it had refused
-/// the one before, for want of replicas say, that one is lost. Publishing it again may make a duplicate, and no loss.
+/// The error for a delivery report without an offset: no broker has acknowledged that record. librdkafka infers the delivery because the brokers accepted a
+/// later batch of the partition, but the inference can be wrong: a broker that does not know a producer accepts its first batch with any sequence number.
+/// If it had refused the batch before, for example because replicas were missing, that batch is lost. Publishing again may duplicate, but loses nothing.
 const UNPROVEN: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::RequestTimedOut);
 
-/// The record that the brokers have acknowledged, or why it is to be published again; `idempotent` is whether they give an offset with each delivery,
-/// as they do where they number the batches of a producer.
+/// The record that the brokers acknowledged, or the reason to publish it again. `idempotent`: brokers number the producer's batches, and so return an
+/// offset with each delivery.
 pub fn acknowledged<'d, 'm>(
     delivered: &'d DeliveryResult<'m>,
     idempotent: bool,
@@ -61,38 +61,38 @@ pub fn acknowledged<'d, 'm>(
     }
 }
 
-/// The reason of an output that librdkafka has thrown away with its transaction, unasked.
+/// The reason of an output that librdkafka discarded together with its transaction, without being asked to.
 pub const PURGED: &str = "purged";
 
-/// The reason of an output that brokers refused for another one in its batch.
+/// The reason of an output that brokers refused because of another record in its batch.
 pub const BATCH_MATE: &str = "batch_mate";
 
-/// The reason of a refusal that no other attempt can mend: the event's transaction is over, and the event with it.
+/// The reason of a refusal that a retry cannot mend: the event's transaction is over, and so is the event.
 pub const OVER: &str = "transaction_over";
 
 /// What the producer's thread needs to bring events back.
 pub struct SinkContext {
     metrics: PipelineMetrics,
     statistics: KafkaMetrics,
-    /// A loop publishes with it. What is reported before is not shown, for another producer of its name may be in use.
+    /// Whether a loop publishes with this producer. Statistics are not shown before that, because another producer of the same name may be in use.
     shown: AtomicBool,
-    /// Why another producer has to take its place, where not librdkafka says so.
+    /// Why another producer has to take its place, if the reason is not librdkafka's.
     over: OnceLock<String>,
-    /// What it publishes to, as of the last report.
+    /// The topics that it publishes to, as of the last statistics report.
     topics: Mutex<HashMap<String, statistics::Topic>>,
-    /// How many reports there were.
+    /// Number of statistics reports so far.
     reports: AtomicU64,
     ordered: bool,
     idempotent: bool,
     turnstile: Option<Arc<Turnstile>>,
     batches: Arc<Batches>,
     logins: Logins,
-    /// Errors that were logged.
+    /// Limits how often an error is logged.
     told: Limiter<String>,
 }
 
 impl SinkContext {
-    /// Whether the order of outputs is the producer's to keep. A transaction is thrown away as a whole, so nothing comes out of order.
+    /// Whether the producer has to keep the order of outputs. A transactional one need not: a transaction is discarded as a whole.
     fn keeps_order(&self) -> bool {
         self.ordered && self.turnstile.is_none()
     }
@@ -107,8 +107,8 @@ pub struct Sink {
     wants_key: bool,
 }
 
-/// Creates the producer of one pipeline, or of one of its consumers; `ordered` is whether the order of its events matters, a transactional one
-/// has a turnstile, and `batches` are what its topics take.
+/// Creates the producer of one pipeline, or of one of its consumers. `ordered`: the order of its events matters. A transactional producer has a
+/// `turnstile`. `batches` holds the limits of its topics.
 pub fn producer(
     config: &ClientConfig,
     metrics: PipelineMetrics,
@@ -135,15 +135,15 @@ pub fn producer(
     Producer::start(config, context).map(Arc::new)
 }
 
-/// Waits until everything handed over has been delivered, or the time is over; how many are still in the queue.
+/// Waits until everything handed over has been delivered, or until the time-out. Returns how many records are still in the queue.
 pub fn flush(producer: &Producer, timeout: Duration) -> i32 {
-    // A time-out is told by the count.
+    // The count shows a time-out.
     let _ = producer.flush(timeout);
     producer.in_flight_count()
 }
 
-/// Waits until the event's transaction is open, where the producer has any; false once it is over, and once the event's partition has left: what
-/// its next owner publishes must not be followed by what is older.
+/// Waits until the event's transaction is open, if the producer is transactional. False once the transaction is over, or the event's partition has left:
+/// an old output must not follow what the partition's next owner publishes.
 async fn may_send(producer: &Producer, event: &Event) -> bool {
     if let Some(turnstile) = &producer.client().context().turnstile
         && !turnstile.come(event.transaction).await
@@ -169,7 +169,7 @@ impl Sink {
         &self.topic
     }
 
-    /// Waits until the event may be sent; false where it never may.
+    /// Waits until the event may be sent; false if it never may.
     pub async fn may_send(&self, event: &Event) -> bool {
         may_send(&self.producer, event).await
     }
@@ -179,22 +179,22 @@ impl Sink {
         self.producer.client().context().turnstile.is_some()
     }
 
-    /// Whether the order of outputs is the producer's to keep.
+    /// Whether the producer has to keep the order of outputs.
     pub fn keeps_order(&self) -> bool {
         self.producer.client().context().keeps_order()
     }
 
-    /// What publishes.
+    /// The producer that publishes.
     pub fn producer(&self) -> &Producer {
         &self.producer
     }
 
-    /// Takes back all that the producer has; another one has to take its place.
+    /// Takes back everything in the producer's queue; another producer has to take its place.
     pub fn withdraw(&self) {
         self.producer.withdraw();
     }
 
-    /// Hands an event's output to the producer, with the event's headers. On refusal the event comes back. `now` is the time.
+    /// Hands an event's output, with the event's headers, to the producer. On refusal the event comes back.
     pub fn send(
         &self,
         mut event: Box<Event>,
@@ -218,7 +218,7 @@ impl Sink {
         }
         let timestamp = event.origin.timestamp_ms;
         let mut headers = event.headers.take();
-        // To librdkafka that is the current time.
+        // librdkafka replaces such a timestamp by the current time.
         if matches!(timestamp, None | Some(0)) {
             headers = headers.map(letter::without_time_zero);
         }
@@ -241,7 +241,7 @@ struct Made<'a> {
     key: Option<&'a [u8]>,
     headers: Option<OwnedHeaders>,
     value: Option<&'a [u8]>,
-    /// Milliseconds since 1970; none is now.
+    /// Milliseconds since 1970; `None` is the current time.
     timestamp: Option<i64>,
     now: Instant,
 }
@@ -266,7 +266,7 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
         let message = format!("topic {topic}: the producer was withdrawn: {why}");
         return Err((Failure::fatal(PRODUCER_OVER, message), event));
     }
-    // The producer's queue keeps the order from here on: the lane may go on as soon as the record is in it.
+    // From here on the producer's queue keeps the order, so the lane may go on as soon as the record is queued.
     let lane = event.lane.take();
     let turn = event.turn.take();
     let completions = lane.as_ref().and_then(|_| event.completions());
@@ -282,7 +282,7 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
     };
     match producer.send(record) {
         Ok(()) => {
-            // Another consumer may have withdrawn it before this was in its queue.
+            // Another consumer may have withdrawn the producer before this record was queued.
             if producer.is_withdrawn() {
                 producer.withdraw();
             }
@@ -302,7 +302,7 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
             let mut failure = failure(topic, &error);
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
                 if turnstile.is_some() {
-                    // The transaction is spoiled by this, and its loop hears why the producer was given up when it aborts.
+                    // This spoils the transaction; its loop learns why the producer was given up when it aborts.
                     (failure.class, failure.reason) = (Class::Transient, OVER);
                 } else {
                     failure.reason = PRODUCER_OVER;
@@ -370,12 +370,12 @@ impl ProducerContext for SinkContext {
                 }
                 let purged = [RDKafkaErrorCode::PurgeQueue, RDKafkaErrorCode::PurgeInflight];
                 if error.rdkafka_error_code().is_some_and(|code| purged.contains(&code)) {
-                    // librdkafka itself purges the queue of a producer that it gives up, and of a transaction that brokers refuse; and we that of
-                    // one that is withdrawn.
+                    // Three cases: librdkafka purges the queue of a producer that it gives up, and that of a transaction that brokers refuse; we purge
+                    // that of a producer that is withdrawn.
                     if event.is_abandoned() {
                         event.complete(How::Abandoned);
                     } else if self.turnstile.is_some() {
-                        // It runs again as a whole.
+                        // The transaction runs again as a whole.
                         (failure.class, failure.reason) = (Class::Transient, PURGED);
                         event.complete(How::Undelivered(failure));
                     } else {
@@ -396,22 +396,22 @@ impl ProducerContext for SinkContext {
                 if error.rdkafka_error_code().is_some_and(|code| too_large.contains(&code))
                     && self.batches.would_take(message.topic(), weight(message))
                 {
-                    // Its batch was refused, and it alone would not have been, at the start: a dead letter would be wrong.
+                    // The batch was refused, but by the limit read at the start this record alone would be accepted: a dead letter would be wrong.
                     failure.class = Class::Fatal;
                     failure.message +=
                         "; the topic takes less than at the start (max.message.bytes, segment.bytes): restart";
                 }
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidProducerEpoch) {
                     if self.turnstile.is_none() {
-                        // librdkafka (2.12) raises its epoch for each batch that is refused for good. After 32,768 of
-                        // them it begins anew, and brokers refuse what has it ever after. Another one has its own.
+                        // librdkafka (2.12) raises the producer's epoch for each batch that is refused for good. After 32,768 of them the
+                        // epoch wraps around, and from then on brokers refuse everything. A new producer has an epoch of its own.
                         let _ = self.over.set(failure.message.clone());
                         failure.reason = PRODUCER_OVER;
                         event.complete(How::StartAgain(failure));
                         return;
                     }
-                    // The brokers ended the transaction, by its time-out or for another process. librdkafka gives the producer up, its loop asks for
-                    // that, and the record runs again where another consumer takes its place.
+                    // The brokers ended the transaction, by its time-out or because another process took the id. librdkafka gives the producer up, the
+                    // loop checks for that, and the record runs again under the consumer that takes over.
                     failure.class = Class::Transient;
                 }
                 if event.pending != Outcome::DeadLettered {
@@ -422,10 +422,10 @@ impl ProducerContext for SinkContext {
                     event.refused_bytes = message.payload_len();
                     event.headers = message.headers().map(rdkafka::message::BorrowedHeaders::detach);
                 } else if failure.class == Class::Permanent {
-                    // A dead letter that cannot be published has no further place to go.
+                    // A dead letter that cannot be published has nowhere else to go.
                     failure.class = Class::Fatal;
                 }
-                // The producer has it no more: a dead letter that waits is no reason to withdraw what others have there.
+                // The producer no longer holds this output. A dead letter that waits must not cause the withdrawal of other events' outputs.
                 event.uncount_output();
                 event.complete(How::Undelivered(failure));
             }

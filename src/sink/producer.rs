@@ -15,20 +15,20 @@ use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 
 use super::SinkContext;
 
-/// How long the thread polls without looking whether it is still wanted. The time above whole milliseconds is less than a thread takes to wake:
-/// when librdkafka returns, it is over.
+/// How long the thread polls before it checks whether to stop. The fraction above whole milliseconds is less than a thread takes to wake, so it has
+/// passed when librdkafka returns, and there is no busy loop.
 const POLL: Duration = Duration::from_micros(1_000_020);
 
-/// For one question of who leads a topic.
+/// Time-out of one metadata request for the leaders of a topic.
 const ASK: Duration = Duration::from_secs(2);
-/// So long librdkafka has to follow the answer, and to report that it does: it reports once a second.
+/// How long librdkafka gets to act on the answer and to report it; it reports once a second.
 const FOLLOWS: Duration = Duration::from_secs(3);
 
-/// Who leads each partition.
+/// The leader of each partition.
 type Leaders = HashMap<(String, i32), i32>;
 
-/// A partition that librdkafka sends to another broker than that which the brokers call its leader, `before` it was
-/// told and `after` that.
+/// Finds a partition that librdkafka sends to another broker than the leader that the brokers name. `before` and `after`
+/// are librdkafka's leaders before and after it received the answer `told`.
 fn misled(before: &Leaders, told: &Leaders, after: &Leaders) -> Option<String> {
     told.iter().find_map(|(place, leader)| {
         let (held, now) = (before.get(place)?, after.get(place)?);
@@ -65,39 +65,41 @@ impl Producer {
         Ok(Producer { inner, stop })
     }
 
-    /// Shows its statistics from now on: a loop has it.
+    /// Shows its statistics from now on, because a loop uses it.
     pub fn show(&self) {
         self.inner.context().shown.store(true, Ordering::Release);
     }
 
-    /// Takes no more statistics: the pipeline is gone, and its thread may poll for another second, or another producer takes its place, and who holds
-    /// this one may not notice for long.
+    /// Ignores statistics from now on. Either the pipeline is gone, and the thread may poll for another second; or another producer takes over, and
+    /// holders of this one may not notice for long.
     pub fn close_statistics(&self) {
         self.inner.context().statistics.close();
     }
 
-    /// Takes back what no broker has acknowledged, and takes nothing any more. What is on its way to a broker may arrive all the same. The call
-    /// does not wait for librdkafka's threads, one of which may be looking up a name.
+    /// Takes back what no broker has acknowledged, and accepts nothing more. What is in flight to a broker may still arrive. The call does not wait for
+    /// librdkafka's threads, one of which may be resolving a host name.
     pub fn withdraw(&self) {
         let why = self.fatal();
         self.withdraw_because(why.unwrap_or_else(|| "partitions have left with outputs in its queue".to_owned()));
     }
 
     fn withdraw_because(&self, why: String) {
-        // The first reason stays.
+        // The first reason is kept.
         let _ = self.inner.context().over.set(why);
         self.close_statistics();
         self.inner
             .purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 
-    /// Withdraws it if librdkafka sends outputs to a broker that is not their leader any more, and will for ever. It
-    /// takes a leader of a lower epoch for one of before, and a topic that is deleted and created begins with such:
-    /// unless it has asked in between, librdkafka (2.12) does not know that it is another one, and the broker of
-    /// before refuses what comes. Another producer would know. An outage is none of that: of a partition without a
-    /// leader, or by brokers that are away, no other leader is told, and another producer would wait just so; and
-    /// where the leader refuses what comes, for want of replicas say, it is the same one. It waits for brokers, and
-    /// is called beside loops.
+    /// Withdraws the producer if librdkafka will forever send outputs to a broker that is no longer their leader.
+    ///
+    /// librdkafka ignores a leader with a lower epoch as outdated, and a topic that is deleted and created starts with low
+    /// epochs. Unless it happened to ask in between, librdkafka (2.12) does not notice that it is a new topic, and the old
+    /// broker refuses what it receives. A new producer would know the new leader.
+    ///
+    /// An outage does not count: if a partition has no leader or its brokers are down, no other leader is named, and a new
+    /// producer would wait just the same. If the leader refuses what it receives, for example because replicas are missing,
+    /// librdkafka already sends to it. The call waits for brokers, so it is made beside the loops.
     pub fn withdraw_if_misled(&self) {
         let before = self.leaders();
         if before.is_empty() || self.inner.in_flight_count() == 0 {
@@ -107,15 +109,15 @@ impl Producer {
         if misled(&before, &told, &before).is_none() {
             return;
         }
-        // It has heard the answer, too, and goes by it where the epoch is not lower.
+        // librdkafka received the answer too, and follows it unless the epoch is lower.
         let reports = || self.inner.context().reports.load(Ordering::Relaxed);
         let reported = reports();
         std::thread::sleep(FOLLOWS);
-        // The first report may be of before the answer. A process that was frozen has none.
+        // The first report may date from before the answer. A process that was frozen has none.
         if reports() < reported + 2 {
             return;
         }
-        // Any broker may answer, and one that the controller does not reach knows only who led before.
+        // Any broker may answer, and one that the controller does not reach only knows the previous leader.
         let again = self.told(&before);
         let told = told
             .into_iter()
@@ -126,12 +128,12 @@ impl Producer {
         }
     }
 
-    /// Whom a broker calls the leaders of the topics of these partitions.
+    /// The leaders that a broker names for the topics of these partitions.
     fn told(&self, of: &Leaders) -> Leaders {
         let topics: BTreeSet<&str> = of.keys().map(|(topic, _)| topic.as_str()).collect();
         let mut told = Leaders::new();
         for topic in topics {
-            // Without an answer nothing is known of it.
+            // Without an answer nothing is known about the topic.
             let Ok(metadata) = self.inner.client().fetch_metadata(Some(topic), ASK) else {
                 continue;
             };
@@ -142,7 +144,7 @@ impl Producer {
         told
     }
 
-    /// Whom librdkafka takes for the leaders, as of its last report.
+    /// The leaders that librdkafka assumes, as of its last statistics report.
     fn leaders(&self) -> Leaders {
         let topics = &self.inner.context().topics;
         let topics = topics.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,18 +152,18 @@ impl Producer {
             let partitions = topic.partitions.values();
             partitions.map(move |partition| ((topic.topic.clone(), partition.partition), partition.leader))
         });
-        // -1 is where records wait that have no partition yet.
+        // Partition -1 holds the records that have no partition yet.
         of_topic.filter(|((_, partition), _)| *partition >= 0).collect()
     }
 
-    /// Whether it was withdrawn, or is to be. Who hands a record over asks before and after that: what was handed over
-    /// meanwhile is to be withdrawn, too.
+    /// Whether it was withdrawn, or is being withdrawn. Callers check before and after they hand a record over: one that
+    /// was handed over in between has to be withdrawn, too.
     pub fn is_withdrawn(&self) -> bool {
         self.inner.context().over.get().is_some()
     }
 
-    /// Why it takes nothing any more, if it does not, and another one has to take its place: it was withdrawn, brokers
-    /// refuse its epoch, or librdkafka has given it up by a fatal error.
+    /// Why it accepts nothing more and another producer has to take its place, if so: it was withdrawn, brokers refuse its
+    /// epoch, or librdkafka gave it up with a fatal error.
     pub fn fatal(&self) -> Option<String> {
         if let Some(why) = self.inner.context().over.get() {
             return Some(why.clone());
@@ -170,12 +172,12 @@ impl Producer {
         Some(format!("{code}: {reason}"))
     }
 
-    /// Whether librdkafka has given it up because its transactional id has another epoch by now.
+    /// Whether librdkafka gave it up because its transactional id has a newer epoch.
     pub fn is_fenced(&self) -> bool {
         self.is_given_up_for(RDKafkaErrorCode::Fenced)
     }
 
-    /// Whether librdkafka has given it up because brokers have no transaction open that it could go on with, or end.
+    /// Whether librdkafka gave it up because the brokers have no open transaction for it to continue or end.
     pub fn has_nothing_open(&self) -> bool {
         self.is_given_up_for(RDKafkaErrorCode::InvalidTransactionalState)
     }
@@ -185,7 +187,7 @@ impl Producer {
         fatal.is_some_and(|(code, _)| code == why)
     }
 
-    /// Why another one in its place would be given up as it was, if so: the brokers let this client have none.
+    /// Why a new producer would be given up like this one, if so: the brokers allow this client none.
     pub fn denied(&self) -> Option<String> {
         let (code, reason) = self.inner.client().fatal_error()?;
         (code == RDKafkaErrorCode::ClusterAuthorizationFailed).then(|| {
@@ -205,12 +207,12 @@ impl Deref for Producer {
     }
 }
 
-/// What was not delivered comes back at once; the thread ends with its next look, and librdkafka's producer with it.
+/// Undelivered records come back at once. The thread ends at its next check, and librdkafka's producer with it.
 impl Drop for Producer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.close_statistics();
-        // On a loop's thread, it may be, which does not wait for one that looks up a name.
+        // This may run on a loop's thread, which must not wait for a thread that is resolving a host name.
         self.inner
             .purge(PurgeConfig::default().queue().inflight().non_blocking());
     }

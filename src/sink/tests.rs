@@ -12,7 +12,7 @@ use crate::pipeline::event::{Content, Origin, Tenure};
 use crate::source::assignment::Ticket;
 use crate::telemetry::metrics::Metrics;
 
-/// Has librdkafka give a producer up by this error.
+/// Makes librdkafka give a producer up with this error.
 pub(crate) fn give_up(producer: &Producer, error: RDKafkaRespErr) {
     // SAFETY: the client lives as long as the borrowed producer, and the reason ends with a null byte.
     unsafe {
@@ -82,7 +82,7 @@ pub(super) fn event(completions: &Arc<Completions>, offset: i64, abandoned: bool
     Event::new(None, origin, content, tenure, completions.clone(), Instant::now())
 }
 
-/// Two events whose outputs are with the producer; the partition of the second has left by then.
+/// Sends the outputs of two events to the producer; the partition of the second leaves afterwards.
 fn one_stays_and_one_leaves(sink: &Sink, completions: &Arc<Completions>) {
     for (offset, leaves) in [(0, false), (1, true)] {
         let event = event(completions, offset, false);
@@ -94,12 +94,12 @@ fn one_stays_and_one_leaves(sink: &Sink, completions: &Arc<Completions>) {
     }
 }
 
-/// The first two that come back, in the order of their offsets.
+/// The first two completions, ordered by offset.
 async fn two(completions: &Completions) -> Vec<Completion> {
     first(completions, 2).await
 }
 
-/// So many of the first that come back, or more, in the order of their offsets.
+/// At least the first `count` completions, ordered by offset.
 async fn first(completions: &Completions, count: usize) -> Vec<Completion> {
     let (mut batch, mut ended) = (Batch::default(), Vec::new());
     while ended.len() < count {
@@ -135,12 +135,12 @@ async fn nothing_is_sent_of_a_partition_that_has_left() {
     assert!(sink.may_send(&ours).await && !sink.may_send(&left).await);
     let dead_letters = DeadLetters::new(producer, "dead", "p");
     assert!(dead_letters.may_send(&ours).await && !dead_letters.may_send(&left).await);
-    // Who asked before it left.
+    // The check came before the partition left.
     let (failure, left) = sink.send(left, b"out", None, Instant::now()).unwrap_err();
     assert!(failure.reason == OVER && !left.tenure.has_outputs());
 }
 
-/// Neither refused nor dead-lettered: what stays here runs again, and what has left is abandoned.
+/// Outputs taken back are neither refused nor dead-lettered: events of partitions that stay run again, those of partitions that left are abandoned.
 #[tokio::test]
 async fn what_is_withdrawn_comes_back_and_nothing_is_taken_after_it() {
     let (producer, completions) = (alone(), Arc::<Completions>::default());
@@ -165,12 +165,12 @@ async fn what_is_withdrawn_comes_back_and_nothing_is_taken_after_it() {
     drop(late.recycle());
 }
 
-/// Whoever reads such an output would take the time of the record, 0, for that of the output.
+/// A consumer of such an output would take the record's time, 0, for the output's.
 #[test]
 fn an_output_as_of_now_says_nothing_of_a_first_time_of_zero() {
     let (producer, completions) = (alone(), Arc::<Completions>::default());
     let sink = Sink::new(producer, "out");
-    // What is refused comes back with the headers that would have gone out.
+    // A refused event comes back with the headers that would have been sent.
     sink.withdraw();
     let sent = |timestamp_ms, first: &str| -> Vec<String> {
         let mut event = event(&completions, 0, false);
@@ -214,12 +214,12 @@ fn of_producers_of_one_name_that_is_shown_with_which_a_loop_publishes() {
     assert_eq!(shown(&first, 7), 0, "it waits for its loop");
     first.show();
     assert_eq!(shown(&first, 7), 7);
-    // As of a reload that comes to nothing.
+    // A reload that fails creates such a producer.
     let trial = made(&metrics, true);
     assert_eq!(shown(&trial, 1), 7);
     drop(trial);
     assert_eq!(shown(&first, 8), 8);
-    // Another consumer holds it for as long as nothing comes for that.
+    // Another consumer keeps a reference until it has something to send.
     first.withdraw();
     let second = made(&metrics, true);
     second.show();
@@ -247,7 +247,7 @@ async fn a_partition_has_outputs_from_the_producer_on_to_their_end_where_their_o
     }
 }
 
-/// Else it would be made a dead letter again, or its transaction be thrown away, for ever.
+/// Otherwise it would become a dead letter again, or its transaction be discarded, forever.
 #[tokio::test]
 async fn a_dead_letter_that_brokers_refuse_for_good_ends_its_pipeline() {
     let cluster = MockCluster::new(1).unwrap();
@@ -270,7 +270,7 @@ async fn a_dead_letter_that_brokers_refuse_for_good_ends_its_pipeline() {
     }
 }
 
-/// Its dead letter may wait for long, and the producer is not to be withdrawn for it.
+/// Its dead letter may wait for long, and must not cause the withdrawal of the producer.
 #[tokio::test]
 async fn a_partition_has_no_output_any_more_that_brokers_have_refused_for_good() {
     let cluster = MockCluster::new(1).unwrap();
@@ -292,7 +292,7 @@ async fn a_partition_has_no_output_any_more_that_brokers_have_refused_for_good()
     assert!(!tenure.has_outputs());
 }
 
-/// A producer whose first transaction may begin, with a topic to publish to.
+/// A producer whose first transaction has begun, with a topic to publish to.
 fn transactional() -> (
     MockCluster<'static, DefaultProducerContext>,
     Arc<Producer>,
@@ -308,7 +308,7 @@ fn transactional() -> (
     (cluster, producer, Arc::default())
 }
 
-/// An abort throws away what is queued when it begins. What comes back into the queue after that waited for the end of the call, ten seconds later.
+/// An abort discards what is queued when it begins. Records queued again after that used to wait for the end of the call, ten seconds later.
 #[tokio::test]
 async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort() {
     let (cluster, producer, completions) = transactional();
@@ -317,7 +317,7 @@ async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort()
         let event = event(&completions, offset, false);
         assert!(sink.send(event, b"out", None, Instant::now()).is_ok());
     };
-    // With it the partition is in the transaction.
+    // This adds the partition to the transaction.
     send(0);
     first(&completions, 1).await;
     cluster.request_errors(
@@ -328,7 +328,7 @@ async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort()
         ],
     );
     cluster.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
-    // Two batches: the second is on its way when the first is refused.
+    // Two batches: the second is in flight when the first is refused.
     send(1);
     tokio::time::sleep(Duration::from_millis(150)).await;
     send(2);
@@ -339,8 +339,8 @@ async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort()
     assert!(took < Duration::from_secs(7), "{took:?}");
 }
 
-/// Brokers put off what comes while they write the end of the transaction before. An abort before librdkafka asks again would be of a transaction that they do
-/// not have.
+/// Brokers put off requests while they write the end of the previous transaction. An abort before librdkafka asks again would concern a transaction that the
+/// brokers do not have.
 #[tokio::test]
 async fn an_abort_right_after_a_commit_lets_the_transaction_begin() {
     let (cluster, producer, completions) = transactional();

@@ -14,58 +14,61 @@ use rdkafka::producer::Producer as _;
 
 use super::Producer;
 
-/// For one call, before it is made again.
+/// Time-out of one call; after it the call is repeated.
 const CALL: Duration = Duration::from_secs(10);
-/// For the first call of an abort. What is queued is thrown away when a call begins, and what is on its way then is waited for: behind an output that brokers
-/// have refused it is refused for that, and librdkafka (2.12) queues it again, so that only another call throws it away.
+/// Time-out of the first call of an abort. A call discards what is queued when it begins, and waits for what is in flight. A request in flight behind a
+/// refused output is refused because of it; librdkafka (2.12) then queues its records again, and only another call discards those.
 const FIRST_ABORT: Duration = Duration::from_secs(1);
-/// Between calls that fail at once.
+/// Pause between calls that fail at once.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Before an abort of a transaction that has just begun; a loaded machine that runs tests needs more.
+/// Pause before the abort of a transaction that has just begun; a loaded machine that runs tests needs more.
 const SETTLES: Duration = Duration::from_millis(if cfg!(test) { 800 } else { 100 });
-/// So long a transaction has just begun. Brokers may still be writing the end of the one before, and put off the first request for this one; librdkafka
-/// (2.12) asks again after 20 ms.
+/// How long a transaction counts as just begun. Brokers may still be writing the end of the previous one, and then put off the first request for this one;
+/// librdkafka (2.12) asks again after 20 ms.
 const BEGINNING: Duration = Duration::from_secs(1);
 
 /// Why a transaction did not end as it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransactionError {
-    /// It is to be aborted; what was in it runs again.
+    /// It has to be aborted; its events run again.
     #[error("{0}")]
     Abort(String),
-    /// The brokers have forgotten the transactional id. Another producer has to take it anew: for a transaction of offsets alone librdkafka (2.12) never
-    /// does, so that after an abort they would refuse the next one just so. Or they have nothing open under it: librdkafka (2.12) has them abort what they
-    /// have not begun, where its first request for that was put off (the last one was still being ended, for longer than [`abort`] waits) or not answered,
-    /// and gives the producer up for their answer. Or it was withdrawn. A commit that is answered so was not made, or
-    /// was made before the next producer has the id.
+    /// Another producer has to take the transactional id. A commit that ended like this either was not made, or was made before the next producer has the
+    /// id. The cases:
     ///
-    /// Or librdkafka is in no state for the call, as where it took what it heard for the end of another one (see [`TransactionError::NotBegun`]). Whether a
-    /// commit was made then is settled when another producer takes the id, and the group's offsets tell.
+    /// - The brokers have forgotten the transactional id. librdkafka (2.12) never takes it again for a transaction of offsets alone, so after an abort the
+    ///   brokers would refuse the next transaction as well.
+    /// - The brokers have no transaction open under the id. librdkafka (2.12) asks them to abort a transaction that they have not begun, if its first request
+    ///   for it was not answered, or was put off because they took longer than [`abort`] waits to end the last one. It gives the producer up because of
+    ///   their answer.
+    /// - The producer was withdrawn.
+    /// - librdkafka is in the wrong state for the call, for example because it took a response for the end of another call (see
+    ///   [`TransactionError::NotBegun`]). Whether a commit was made is settled when another producer takes the id, and the group's offsets show it.
     #[error("{0}")]
     Forgotten(String),
-    /// What was asked for is done, and the next transaction cannot be begun though nothing is wrong with the producer. Where a call takes longer than its
-    /// first wait, librdkafka (2.12) can take what it hears for the end of the call after that, and stay as it was. Another producer has none of that.
+    /// The call succeeded, but the next transaction cannot begin, although nothing is wrong with the producer. If a call takes longer than its first wait,
+    /// librdkafka (2.12) can mistake its response for the end of the next call, and not change its state. Another producer does not inherit that.
     #[error("{0}")]
     NotBegun(String),
-    /// The transactional id has another epoch by now: brokers have aborted the transaction by its time-out, or another process has taken the id. Which of
-    /// these, they do not tell librdkafka, and it gives the producer up.
+    /// The transactional id has a newer epoch: brokers aborted the transaction by its time-out, or another process took the id. The brokers do not tell
+    /// librdkafka which of the two, and it gives the producer up.
     #[error("{0}")]
     Fenced(String),
-    /// The producer cannot go on.
+    /// The producer cannot continue.
     #[error("{0}")]
     Fatal(String),
-    /// The loop has ended, and nobody waits for it.
+    /// The loop has ended, and nobody waits for the call.
     #[error("given up")]
     GivenUp,
 }
 
-/// Takes the transactional id: what another process of the same id left open is aborted, and that process is fenced.
+/// Takes the transactional id. This aborts what another process with the same id left open, and fences that process.
 pub fn init(producer: &Producer, goes_on: impl Fn(&str) -> bool) -> Result<(), TransactionError> {
     again(producer, goes_on, || producer.init_transactions(CALL))?;
     begin(producer)
 }
 
-/// Commits what was sent since the last call, and these offsets with it; then begins the next.
+/// Commits what was sent since the last call, together with these offsets, then begins the next transaction.
 pub fn commit(
     producer: &Producer,
     offsets: Option<(&TopicPartitionList, &ConsumerGroupMetadata)>,
@@ -80,20 +83,20 @@ pub fn commit(
     begin(producer)
 }
 
-/// Throws away what was sent since the last commit; then begins the next. `opened` is when the one before was over, where there was one.
+/// Discards what was sent since the last commit, then begins the next transaction. `opened` is when the previous one ended, if there was one.
 pub fn abort(
     producer: &Producer,
     opened: Option<Instant>,
     goes_on: impl Fn(&str) -> bool,
 ) -> Result<(), TransactionError> {
-    // Once an abort has begun librdkafka does not ask again for what was put off. It has brokers abort the transaction all the same, which they do not have,
-    // and gives the producer up for their answer.
+    // Once an abort has begun, librdkafka does not repeat a request that was put off. It still asks the brokers to abort the transaction, which they do not
+    // have, and gives the producer up because of their answer.
     if opened.is_some_and(|opened| opened.elapsed() < BEGINNING) {
         std::thread::sleep(SETTLES);
     }
     let timeout = Cell::new(FIRST_ABORT);
     let call = || past_a_stale_answer(|| producer.abort_transaction(timeout.replace(CALL)));
-    // Where brokers refuse an abort for a reason that librdkafka does not know, it asks for an abort: the next call begins anew.
+    // If brokers refuse an abort for a reason that librdkafka does not know, its error asks for an abort: the next call starts over.
     while let Err(error) = again(producer, &goes_on, call) {
         match error {
             TransactionError::Abort(why) if goes_on(&why) => std::thread::sleep(PAUSE),
@@ -104,9 +107,9 @@ pub fn abort(
     begin(producer)
 }
 
-/// Calls once more where the state is not one for the call. Where librdkafka's thread was too late for an abort, and does what both that call and the next one
-/// have asked for, the second takes an answer to the first for that of its next request, which it does not make (2.12), so that its last one is refused. The
-/// call after that begins with nothing left over.
+/// Calls once more if librdkafka says that its state is wrong for the call. This happens if librdkafka's thread is late with an abort, and carries out what
+/// both that call and the next one asked for. The second call then mistakes a response to the first for the response to its own next request, does not send
+/// that request (2.12), and its last one is refused. The call after that starts with nothing left over.
 fn past_a_stale_answer(call: impl Fn() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
     match call() {
         Err(KafkaError::Transaction(error))
@@ -125,7 +128,7 @@ fn begin(producer: &Producer) -> Result<(), TransactionError> {
     })
 }
 
-/// What librdkafka has given the producer up for, if it has.
+/// Why librdkafka gave the producer up, if it did.
 pub fn given_up(producer: &Producer) -> Option<TransactionError> {
     let why = producer.fatal()?;
     Some(if producer.is_fenced() {
@@ -139,7 +142,7 @@ pub fn given_up(producer: &Producer) -> Option<TransactionError> {
     })
 }
 
-/// Calls until it succeeds, or cannot.
+/// Repeats the call until it succeeds or cannot succeed.
 fn again(
     producer: &Producer,
     goes_on: impl Fn(&str) -> bool,
@@ -165,7 +168,7 @@ fn again(
             if inner.txn_requires_abort() {
                 return Err(TransactionError::Abort(error.to_string()));
             }
-            // An argument or a state that librdkafka refuses: the same call would be refused again. Another producer is in another state.
+            // librdkafka refuses an argument or its state, and would refuse the same call again. Another producer is in another state.
             if !inner.is_retriable() {
                 return Err(match inner.code() {
                     RDKafkaErrorCode::State => {
@@ -237,7 +240,7 @@ mod tests {
             past_a_stale_answer(|| {
                 calls.set(calls.get() + 1);
                 if calls.get() < enough {
-                    // It has not begun one.
+                    // No transaction has begun.
                     producer.abort_transaction(CALL)
                 } else {
                     Ok(())
@@ -258,10 +261,10 @@ mod tests {
         config.set("bootstrap.servers", "127.0.0.1:1");
         config.set("transactional.id", "p-0");
         let producer = made_with(config, &Metrics::new().unwrap(), true);
-        // It has not taken its id.
+        // The producer has not taken its id.
         let refused = begin(&producer);
         assert!(matches!(refused, Err(TransactionError::NotBegun(_))), "{refused:?}");
-        // Nor is there anything to commit or to abort.
+        // So there is nothing to commit or to abort either.
         for refused in [commit(&producer, None, |_| true), abort(&producer, None, |_| true)] {
             assert!(matches!(refused, Err(TransactionError::Forgotten(_))), "{refused:?}");
         }

@@ -19,7 +19,7 @@ pub struct Turnstile {
 }
 
 impl Turnstile {
-    /// Opens this transaction: those before it are over.
+    /// Opens this transaction; all earlier ones are over.
     pub fn open(&self, transaction: u64) {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = transaction;
         self.changed.notify_waiters();
@@ -29,7 +29,7 @@ impl Turnstile {
     pub async fn come(&self, transaction: u64) -> bool {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            // From here on no change is missed.
+            // Registered before the check, so no change is missed.
             changed.as_mut().enable();
             let open = *self.read();
             match transaction.cmp(&open) {
@@ -40,7 +40,7 @@ impl Turnstile {
         }
     }
 
-    /// Keeps this transaction open until the guard is dropped; none if it is not open.
+    /// Keeps this transaction open until the guard is dropped; `None` if it is not open.
     pub fn pass(&self, transaction: u64) -> Option<RwLockReadGuard<'_, u64>> {
         Some(self.read()).filter(|open| **open == transaction)
     }

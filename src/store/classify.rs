@@ -14,19 +14,19 @@ use rusqlite::ErrorCode;
 use super::StoreError;
 use crate::retry::Class;
 
-/// A class and its word for metrics.
+/// A class and its label for metrics.
 pub type Verdict = (Class, &'static str);
 
 use Class::{Fatal, Permanent, Transient};
 
-/// An execution that failed for good inside the driver.
+/// Classifies an execution that failed for good inside the driver.
 pub fn execution(error: &ExecutionError) -> StoreError {
     let (class, label) = match error {
         ExecutionError::BadQuery(e) => bad_query(e),
         ExecutionError::EmptyPlan => (Transient, "no_node"),
         ExecutionError::PrepareError(e) => prepare_verdict(e),
         ExecutionError::ConnectionPoolError(e) => match pool(e) {
-            // The login was taken when the session was opened. What is refused now is being rotated: here first, or there.
+            // The login was accepted when the session was opened. A refusal now means that it is being rotated, and changed on one side first.
             (Fatal, "authentication") => (Transient, "authentication"),
             verdict => verdict,
         },
@@ -49,7 +49,7 @@ pub fn execution(error: &ExecutionError) -> StoreError {
     StoreError::new(class, label, message)
 }
 
-/// The words of a look-up that replicas gave up, without the query: Cassandra quotes it whole, with the record's values, and it may be tried for ever.
+/// The message of a look-up that replicas aborted, without the query: Cassandra quotes it with the record's values, and the look-up may be retried forever.
 fn without_query(words: String) -> String {
     const BEFORE: &str = "aborted the query ";
     let (before, behind) = (words.find(BEFORE), words.rfind("(see "));
@@ -59,13 +59,13 @@ fn without_query(words: String) -> String {
     }
 }
 
-/// Whether a failed execution has certainly applied nothing: no node was asked, or the one that was asked refused before it sent anything on. It
-/// is so for a write that the driver does not take for idempotent: others it may have sent before. Unless it is of one partition and without a condition
-/// (`plain`), it may have been applied in part. An overloaded server is not sure of it. Nor is ScyllaDB of a counter (`adds`) where too few nodes are there:
-/// the leader adds to it before it looks for the others.
+/// Whether a failed execution has certainly applied nothing: no node was asked, or the node that was asked refused before it forwarded anything. This holds
+/// only for a write that the driver does not treat as idempotent: it may have sent earlier attempts of others. A write to several partitions or with a
+/// condition (not `plain`) may have been applied in part. An overloaded server may have applied it, and so may ScyllaDB for a counter (`adds`) when too few
+/// nodes are alive: the leader adds to it before it looks for the others.
 pub fn not_applied(error: &ExecutionError, plain: bool, adds: bool) -> bool {
     match error {
-        // The node did not know the statement: whatever that says, it was not run.
+        // The node did not know the statement, so whatever the statement is, it was not executed.
         ExecutionError::LastAttemptError(RequestAttemptError::RepreparedIdChanged { .. }) => true,
         ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => plain,
         ExecutionError::LastAttemptError(e) => plain && refused(e, adds),
@@ -79,7 +79,7 @@ pub fn refused(error: &RequestAttemptError, adds: bool) -> bool {
         RequestAttemptError::UnableToAllocStreamId => true,
         RequestAttemptError::DbError(e, words) => match e {
             DbError::Unavailable { .. } => !adds,
-            // What a statement says is looked at before anything is sent on.
+            // The server checks the statement itself before it forwards anything.
             DbError::IsBootstrapping | DbError::Invalid | DbError::SyntaxError => true,
             DbError::RateLimitReached {
                 rejected_by_coordinator,
@@ -91,11 +91,11 @@ pub fn refused(error: &RequestAttemptError, adds: bool) -> bool {
     }
 }
 
-/// So many bytes of values are near what a record of a commit log may have, unless set: half of a segment of 32 MiB.
+/// From this many bytes of values a write may exceed the default limit for one record of a commit log: half of a segment of 32 MiB.
 const LARGE: usize = 16_000_000;
 
-/// A failed write of so many bytes. Some servers say only that replicas failed, where it is larger than their commit log takes: then that may be why, and is no
-/// word about the write yet.
+/// Explains a failed write of this many bytes. If a write is larger than the commit log accepts, some servers say only that replicas failed. The size may then
+/// be the reason, but it is not certain.
 pub fn write_of(error: StoreError, bytes: impl FnOnce() -> usize) -> StoreError {
     if error.label != "write_failure" {
         return error;
@@ -112,7 +112,7 @@ pub fn write_of(error: StoreError, bytes: impl FnOnce() -> usize) -> StoreError 
     StoreError { message, ..error }
 }
 
-/// A failed write of a row whose life is its record's `own`: one that is too long is that record's fault, and others may have shorter ones.
+/// Classifies a refused TTL: if the row's TTL is the record's `own`, only that record is wrong, and others may have shorter TTLs.
 pub fn life_of(error: StoreError, own: bool) -> StoreError {
     let class = if own && error.label == "expiration" {
         Permanent
@@ -122,7 +122,7 @@ pub fn life_of(error: StoreError, own: bool) -> StoreError {
     StoreError { class, ..error }
 }
 
-/// A statement that could not be prepared. Where the database answered, its own words are the message.
+/// Classifies a statement that could not be prepared. If the database answered, its own words are the message.
 pub fn prepare(error: &PrepareError) -> StoreError {
     let (class, label) = prepare_verdict(error);
     let message = match error {
@@ -134,7 +134,7 @@ pub fn prepare(error: &PrepareError) -> StoreError {
     StoreError::new(class, label, message)
 }
 
-/// A session that could not be opened.
+/// Classifies a session that could not be opened.
 pub fn session(error: &NewSessionError) -> StoreError {
     let (class, label) = match error {
         NewSessionError::FailedToResolveAnyHostname(_) => (Transient, "unresolved"),
@@ -146,7 +146,7 @@ pub fn session(error: &NewSessionError) -> StoreError {
     StoreError::new(class, label, error.to_string())
 }
 
-/// Values that the driver could not put on the wire carry our own reason inside; it is shown instead of the wrapping.
+/// Classifies a query that the driver could not send. For a value that cannot be encoded, the driver's message contains our own reason.
 fn bad_query(error: &BadQuery) -> Verdict {
     match error {
         BadQuery::PartitionKeyExtraction | BadQuery::ValuesTooLongForKey(..) => (Permanent, "partition_key"),
@@ -222,7 +222,7 @@ fn metadata(error: &MetadataError) -> Verdict {
 fn use_keyspace(error: &UseKeyspaceError) -> Verdict {
     match error {
         UseKeyspaceError::BadKeyspaceName(_) | UseKeyspaceError::KeyspaceNameMismatch { .. } => (Fatal, "keyspace"),
-        // The server's word for a keyspace that is not there, or not for this user.
+        // How the server reports a keyspace that does not exist, or that this user may not use.
         UseKeyspaceError::RequestError(RequestAttemptError::DbError(
             e @ (DbError::Invalid | DbError::Unauthorized),
             words,
@@ -255,30 +255,30 @@ fn broken(_: &BrokenConnectionError) -> Verdict {
     (Transient, "connection")
 }
 
-/// Whether a refusal says only that the server could not look the user or the rights up: Cassandra's words where that reading of its own failed.
+/// Whether a refusal only means that the server could not look up the user or the rights: Cassandra's words when its own read of them failed.
 fn rights_unknown(error: &DbError, words: &str) -> bool {
     matches!(error, DbError::AuthenticationError | DbError::Unauthorized) && words.starts_with("Unable to perform")
 }
 
-/// Whether the server's words are those of its commit log for a write that is larger than a record of it may be. Some servers say only that
-/// replicas failed, which is no word about the write.
+/// Whether the server's words are those of its commit log for a write that is larger than one of its records may be. Some servers say only that
+/// replicas failed, which says nothing about the write.
 fn above_the_log(words: &str) -> bool {
     words.contains("is too large for the max") || words.contains("oversized mutation")
 }
 
-/// Whether the server's words are ScyllaDB's for a key that is longer than the 16 bits of its length can say, which it calls an error of its own.
+/// Whether the server's words are ScyllaDB's for a key longer than its 16-bit length can express, which it reports as an error of its own.
 fn key_too_long(words: &str) -> bool {
     words.contains("Key size too large")
 }
 
-/// Whether the server's words say that it met too many tombstones: the reason of replicas as Cassandra lists it, which CQL 4 has in its words alone, and
-/// those of the coordinator from Cassandra 4.1 on. Others say only that replicas failed.
+/// Whether the server's words mean that it met too many tombstones: the reason of replicas as Cassandra lists it, which in CQL 4 is only in the message, and
+/// the words of the coordinator from Cassandra 4.1 on. Other servers say only that replicas failed.
 fn too_many_tombstones(words: &str) -> bool {
     words.contains("READ_TOO_MANY_TOMBSTONES") || words.contains("tombstone_failure_threshold")
 }
 
-/// Whether the server's words say that a replica's disk is too full for writes: Cassandra's guardrail, which it calls invalid. It passes. Not such words
-/// anywhere: of JSON that it does not take, Cassandra quotes the record's own text.
+/// Whether the server's words mean that a replica's disk is too full for writes: Cassandra's guardrail, which it reports as "invalid" although it passes. The
+/// words must be at the start, because an error about JSON quotes the record's own text.
 fn disk_full(words: &str) -> bool {
     let named = words.strip_prefix("Guardrail ");
     let (_, why) = named
@@ -287,8 +287,8 @@ fn disk_full(words: &str) -> bool {
     why.starts_with("Write request failed because disk usage exceeds")
 }
 
-/// Whether the server's words say that it does not take the consistency level of the request: each_quorum of a look-up in ScyllaDB, and in Cassandra before
-/// 3.0; each_quorum of a write to a keyspace of SimpleStrategy; any for a counter; one that is forbidden by guardrails. Not such words anywhere, as in
+/// Whether the server's words mean that it does not accept the consistency level: each_quorum for a look-up in ScyllaDB, and in Cassandra before 3.0;
+/// each_quorum for a write to a keyspace of SimpleStrategy; any for a counter; a level that guardrails forbid. The words must be at the start, as in
 /// [`disk_full`].
 fn level_refused(words: &str) -> bool {
     const STARTS: [&str; 6] = [
@@ -303,13 +303,13 @@ fn level_refused(words: &str) -> bool {
     STARTS.iter().any(|start| words.starts_with(start))
 }
 
-/// Whether the server's words say that the row would end later than it can note: behind 2038-01-19 in Cassandra up to 4.1, and in 5.0 while it keeps the
-/// older format. It says so of each write, and not when a statement is prepared. Its words begin so: within others may be the record's own text.
+/// Whether the server's words mean that the row would expire later than it can store: after 2038-01-19 in Cassandra up to 4.1, and in 5.0 while it keeps the
+/// older format. It says so for each write, but not when it prepares a statement. The words must be at the start: elsewhere they may be the record's text.
 fn ends_too_late(words: &str) -> bool {
     words.starts_with("Request on table ") && words.contains(" exceeds maximum supported expiration date ")
 }
 
-/// What the server answered, with its words.
+/// Classifies an answer of the server, with its words.
 pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
         error if rights_unknown(error, words) => (Transient, "rights_unknown"),
@@ -317,14 +317,14 @@ pub fn database(error: &DbError, words: &str) -> Verdict {
         DbError::ServerError if key_too_long(words) => (Permanent, "too_large"),
         DbError::SyntaxError => (Permanent, "syntax"),
         DbError::Invalid if disk_full(words) => (Transient, "disk_full"),
-        // Not about this record: it is what the configuration says of all.
+        // Not about this record: the configuration applies to all.
         DbError::Invalid if level_refused(words) => (Fatal, "consistency"),
         DbError::Invalid if ends_too_late(words) => (Fatal, "expiration"),
         DbError::Invalid => (Permanent, "invalid"),
         DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
         DbError::FunctionFailure { .. } => (Permanent, "function"),
         DbError::AuthenticationError => (Fatal, "authentication"),
-        // Not about this record: every other would fail the same way until somebody grants the right.
+        // Not about this record: all others would fail the same way until somebody grants the right.
         DbError::Unauthorized => (Fatal, "unauthorized"),
         DbError::Unavailable { .. } => (Transient, "unavailable"),
         DbError::Overloaded => (Transient, "overloaded"),
@@ -344,7 +344,7 @@ pub fn database(error: &DbError, words: &str) -> Verdict {
     }
 }
 
-/// SQLite, by its primary result code.
+/// Classifies an error of SQLite by its primary result code.
 pub fn sqlite(error: &rusqlite::Error) -> StoreError {
     use rusqlite::Error as E;
     let (class, label) = match error {
@@ -621,7 +621,7 @@ mod tests {
         assert_eq!(life_of(error, true).class, Permanent);
         let other = StoreError::transient("timeout", "no answer");
         assert_eq!(life_of(other.clone(), true), other);
-        // The text of a record.
+        // The same words inside the text of a record.
         let words = format!("Could not decode JSON string as a map: x. (String was: {words})");
         assert_eq!(database(&DbError::Invalid, &words), (Permanent, "invalid"));
     }
@@ -656,7 +656,7 @@ mod tests {
             "Operation failed - received 0 responses and 2 failures: READ_TOO_MANY_TOMBSTONES from 10.0.0.1:7000",
             "2 nodes scanned over 100001 tombstones and aborted the query (see tombstone_failure_threshold)",
         ] {
-            // With the record's values, and the server's own words last.
+            // The message quotes the query with the record's values; the server's own words come last.
             let query = "aborted the query SELECT * FROM users WHERE name = 'ann (see b)' ALLOW FILTERING ";
             let error = failed(&words.replace("aborted the query ", query));
             assert_eq!((error.class, error.label), (Transient, "tombstones"));
@@ -692,7 +692,7 @@ mod tests {
         let of_a_counter = answered(unavailable.clone());
         assert!(!not_applied(&of_a_counter, true, true));
         assert!(not_applied(&answered(DbError::IsBootstrapping), true, true));
-        // What the driver repeats where nothing was applied, whatever was asked.
+        // The driver repeats this whatever the statement is, because nothing was applied.
         assert!(refused(&RequestAttemptError::UnableToAllocStreamId, true));
         for sure in [
             ExecutionError::EmptyPlan,

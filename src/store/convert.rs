@@ -12,7 +12,7 @@ use super::types::ColumnType;
 use crate::avro::value::{Unit, Value};
 use crate::avro::{rescale, uuid};
 
-/// A value that its column does not take, or that has no form as Avro.
+/// A value that its column does not accept, or that Avro cannot represent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
     /// Another type.
@@ -23,7 +23,7 @@ pub enum ConvertError {
         /// The column's type.
         to: String,
     },
-    /// The right type, and too large, too small or too precise.
+    /// The right type, but too large, too small or too precise.
     #[error("{value:?} is out of range for {to}")]
     Range {
         /// The value, shortened.
@@ -31,7 +31,7 @@ pub enum ConvertError {
         /// The column's type.
         to: String,
     },
-    /// The right type, and not of the right form.
+    /// The right type, but malformed.
     #[error("{value:?} is not a valid {to}")]
     Form {
         /// The value, shortened.
@@ -39,7 +39,7 @@ pub enum ConvertError {
         /// The column's type.
         to: String,
     },
-    /// A null where the column has no room for one.
+    /// A null where the column does not allow one.
     #[error("null inside {0}")]
     Null(String),
 }
@@ -73,7 +73,7 @@ pub fn type_name(value: &Value<'_>) -> &'static str {
     }
 }
 
-/// The error of a value of another type than the column's.
+/// The error for a value of another type than the column's.
 pub fn mismatch(value: &Value<'_>, to: &ColumnType) -> ConvertError {
     ConvertError::Mismatch {
         from: type_name(value),
@@ -88,7 +88,7 @@ fn range(value: impl ToString, to: &ColumnType) -> ConvertError {
     }
 }
 
-/// The error of a text that is not what the column holds.
+/// The error for a text that is malformed for the column.
 pub fn form(value: &str, to: &ColumnType) -> ConvertError {
     ConvertError::Form {
         value: shorten(value),
@@ -96,7 +96,7 @@ pub fn form(value: &str, to: &ColumnType) -> ConvertError {
     }
 }
 
-/// Errors go to headers, and to logs without what they quote: they show at most 64 characters of a value.
+/// Errors show at most 64 characters of a value: they go to headers, and to logs, which leave out what they quote.
 fn shorten(value: &str) -> String {
     match value.char_indices().nth(64) {
         Some((end, _)) => format!("{}…", &value[..end]),
@@ -178,7 +178,7 @@ pub fn blob<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<&'v [u8]> {
     }
 }
 
-/// `timestamp`: milliseconds since 1970, floored (an instant before 1970 moves away from it, as time does).
+/// `timestamp`: milliseconds since 1970, floored (an instant before 1970 rounds away from 1970).
 pub fn timestamp_millis(value: &Value<'_>, to: &ColumnType) -> Converted<i64> {
     match value {
         Value::Timestamp(v, unit) | Value::LocalTimestamp(v, unit) => Ok(match unit {
@@ -228,7 +228,7 @@ pub fn uuid(value: &Value<'_>, to: &ColumnType) -> Converted<[u8; 16]> {
     Ok(bytes)
 }
 
-/// Reads 32 hexadecimal digits with hyphens in the usual places, or with none: of the forms that [`uuid::parse`] takes, those that CQL has.
+/// Reads 32 hexadecimal digits with hyphens in the usual places, or with none: the forms of [`uuid::parse`] that CQL has too.
 pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     matches!(text.len(), 32 | 36).then(|| uuid::parse(text.as_bytes()))?
 }
@@ -251,7 +251,7 @@ pub fn decimal<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<(Cow<'v, 
     }
 }
 
-/// `varint`: big-endian two's complement. A decimal has its own scale in each value, so that one of any may be whole.
+/// `varint`: big-endian two's complement. Each decimal value carries its own scale, so a value of any scale may be whole.
 pub fn varint<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<Cow<'v, [u8]>> {
     let (unscaled, scale) = decimal(value, to)?;
     if scale == 0 {
@@ -295,7 +295,7 @@ pub fn duration(value: &Value<'_>, to: &ColumnType) -> Converted<(i32, i32, i64)
     Ok((amount(*months)?, amount(*days)?, i64::from(*millis) * 1_000_000))
 }
 
-/// Avro's duration of a CQL one; fails for what Avro cannot say: negative amounts, and parts of a millisecond.
+/// Converts a CQL duration to Avro's. Fails for what Avro cannot represent: negative amounts, and fractions of a millisecond.
 pub fn duration_value(months: i32, days: i32, nanos: i64) -> Converted<Value<'static>> {
     let whole = u32::try_from(nanos / 1_000_000).ok().filter(|_| nanos % 1_000_000 == 0);
     match (u32::try_from(months), u32::try_from(days), whole) {
@@ -304,10 +304,10 @@ pub fn duration_value(months: i32, days: i32, nanos: i64) -> Converted<Value<'st
     }
 }
 
-/// The duration that ISO 8601 writes as `P1M2DT3.5S`, all parts there; none where it has parts of a millisecond.
+/// Reads a duration in ISO 8601 like `P1M2DT3.5S`, with all parts present; `None` if it has fractions of a millisecond.
 pub fn parse_duration(text: &str) -> Option<Value<'static>> {
     let number = |digits: &str| -> Option<u32> {
-        // A sign is none of them.
+        // Digits only: `parse` would accept a sign.
         digits
             .bytes()
             .all(|b| b.is_ascii_digit())
@@ -328,7 +328,7 @@ pub fn parse_duration(text: &str) -> Option<Value<'static>> {
     })
 }
 
-/// Whether a literal of a type that the column takes is in its range and of its form. No literal is a collection.
+/// Whether a literal, whose type the column accepts, is in range and well-formed. A literal is never a collection.
 pub fn check(literal: &Value<'_>, to: &ColumnType) -> Converted<()> {
     match to {
         _ if literal.is_null() => Ok(()),
@@ -341,7 +341,7 @@ pub fn check(literal: &Value<'_>, to: &ColumnType) -> Converted<()> {
         ColumnType::Double => double(literal, to).map(|_| ()),
         ColumnType::Uuid | ColumnType::TimeUuid => uuid(literal, to).map(|_| ()),
         ColumnType::Inet => inet(literal, to).map(|_| ()),
-        // Here the type decides of a literal.
+        // For these the type alone decides about a literal.
         ColumnType::Boolean
         | ColumnType::Blob
         | ColumnType::Timestamp
@@ -360,7 +360,7 @@ pub fn check(literal: &Value<'_>, to: &ColumnType) -> Converted<()> {
     }
 }
 
-/// The value of a field that a UDT names: in a record, or in a map with string keys (as expressions make them).
+/// The value of a field of a UDT: in a record, or in a map with string keys (which expressions produce).
 pub fn field<'v, 'a>(value: &'v Value<'a>, name: &str, to: &ColumnType) -> Converted<Option<&'v Value<'a>>> {
     match value {
         Value::Record(fields) => Ok(fields.iter().find(|(field, _)| field == name).map(|(_, v)| v)),
@@ -372,7 +372,7 @@ pub fn field<'v, 'a>(value: &'v Value<'a>, name: &str, to: &ColumnType) -> Conve
     }
 }
 
-/// The items of a list, a set, or a vector of as many items as it must have.
+/// The items of a list, a set, or a vector that has the right number of items.
 pub fn items<'v, 'a>(value: &'v Value<'a>, to: &ColumnType) -> Converted<&'v [Value<'a>]> {
     let Value::List(items) = value else {
         return Err(mismatch(value, to));

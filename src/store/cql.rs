@@ -13,7 +13,7 @@ use super::{ColumnType, Marker, StoreError};
 /// Cassandra's and ScyllaDB's limit: 20 years.
 const MAX_TTL: u64 = 20 * 365 * 24 * 60 * 60;
 
-/// Functions that give another value each time.
+/// Functions that return a different value each time.
 const VOLATILE: [&str; 10] = [
     "now",
     "uuid",
@@ -46,12 +46,12 @@ pub enum TokenKind {
     Symbol(char),
 }
 
-/// A token and where it stands, in bytes.
+/// A token and its position, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// What it is.
     pub kind: TokenKind,
-    /// Where it stands.
+    /// Its position.
     pub span: Range<usize>,
 }
 
@@ -60,11 +60,11 @@ pub struct Token {
 pub struct Scanned<'t> {
     /// The whole text.
     pub text: &'t str,
-    /// Its tokens in order; comments and white space are none.
+    /// Its tokens in order, without comments and white space.
     pub tokens: Vec<Token>,
 }
 
-/// Splits a statement into tokens. Anything unterminated runs to the end: the database will complain.
+/// Splits a statement into tokens. An unterminated token runs to the end: the database will report it.
 pub fn scan(text: &str) -> Scanned<'_> {
     let bytes = text.as_bytes();
     let until = |from: usize, end: &str| text[from..].find(end).map_or(text.len(), |i| from + i + end.len());
@@ -75,7 +75,7 @@ pub fn scan(text: &str) -> Scanned<'_> {
             .position(|b| !is_name(*b))
             .map_or(text.len(), |i| from + i)
     };
-    // Behind the quote that closes: one that is doubled stands for itself.
+    // The position after the closing quote; a doubled quote stands for itself.
     let unquoted = |mut at: usize, quote: u8| {
         while let Some(i) = bytes[at..].iter().position(|b| *b == quote) {
             at += i + 1;
@@ -146,7 +146,7 @@ pub fn scan(text: &str) -> Scanned<'_> {
     Scanned { text, tokens }
 }
 
-/// A name as the database keeps it: in small letters, unless it stands between double quotes; one that is doubled there stands for itself.
+/// A name as the database stores it: in lower case, unless it is in double quotes, in which a doubled quote stands for itself.
 pub(crate) fn kept(name: &str) -> String {
     match name.strip_prefix('"') {
         Some(quoted) => quoted.strip_suffix('"').unwrap_or(quoted).replace("\"\"", "\""),
@@ -160,14 +160,14 @@ impl<'t> Scanned<'t> {
         self.tokens.get(i).map_or("", |t| &self.text[t.span.clone()])
     }
 
-    /// The names of its markers, in order.
+    /// The names of the markers, in order.
     pub fn markers(&self) -> impl Iterator<Item = &'t str> {
         let text = self.text;
         let markers = self.tokens.iter().filter(|token| token.kind == TokenKind::Marker);
         markers.map(move |token| &text[token.span.start + 1..token.span.end])
     }
 
-    /// A marker as the statement first spells it, by the name that a CQL server tells: of one without quotes in small letters.
+    /// Finds a marker, as the statement first spells it, by the name that a CQL server reports: the server lower-cases names without quotes.
     pub fn marker(&self, told: &str) -> Option<&'t str> {
         self.markers().find(|name| name.to_ascii_lowercase() == told)
     }
@@ -182,7 +182,7 @@ impl<'t> Scanned<'t> {
         self.tokens.get(i).is_some_and(|t| t.kind == TokenKind::Symbol(symbol))
     }
 
-    /// The function of the moment that is called at token `i`.
+    /// The volatile function, such as `now()`, that is called at token `i`.
     pub(crate) fn volatile(&self, i: usize) -> Option<&'static str> {
         let called = self.is_symbol(i + 1, '(') && self.is_symbol(i + 2, ')');
         VOLATILE
@@ -190,22 +190,22 @@ impl<'t> Scanned<'t> {
             .find(|function| called && self.is_word(i, function))
     }
 
-    /// The first place of a keyword anywhere.
+    /// The first position of a keyword anywhere.
     pub fn first_word(&self, word: &str) -> Option<usize> {
         (0..self.tokens.len()).find(|i| self.is_word(*i, word))
     }
 
-    /// Whether a keyword stands anywhere.
+    /// Whether a keyword occurs anywhere.
     pub fn has_word(&self, word: &str) -> bool {
         self.first_word(word).is_some()
     }
 
-    /// Whether a symbol stands anywhere.
+    /// Whether a symbol occurs anywhere.
     pub fn has_symbol(&self, symbol: char) -> bool {
         (0..self.tokens.len()).any(|i| self.is_symbol(i, symbol))
     }
 
-    /// The first place of a keyword outside all parentheses.
+    /// The first position of a keyword outside all parentheses.
     pub fn find_word(&self, word: &str) -> Option<usize> {
         let mut depth = 0i32;
         (0..self.tokens.len()).find(|i| {
@@ -218,13 +218,13 @@ impl<'t> Scanned<'t> {
         })
     }
 
-    /// The name that token `i` may be, as the database keeps it.
+    /// The name at token `i`, if it can be one, as the database stores it.
     pub(crate) fn name(&self, i: usize) -> Option<String> {
         let is_name = matches!(self.tokens.get(i)?.kind, TokenKind::Word | TokenKind::QuotedName);
         is_name.then(|| kept(self.str(i)))
     }
 
-    /// The parts between commas outside brackets, from token `from` to the bracket that closes, or to `end`.
+    /// The parts between commas outside brackets, from token `from` to the closing bracket, or to `end`.
     fn parts(&self, from: usize, end: usize) -> Vec<Range<usize>> {
         let (mut parts, mut start, mut depth) = (Vec::new(), from, 0i32);
         let mut stop = end;
@@ -263,7 +263,7 @@ impl<'t> Scanned<'t> {
         columns.into_iter().zip(self.parts(values + 2, count)).collect()
     }
 
-    /// Whether a value is `null` or `[]`: either removes what is stored, and can be repeated.
+    /// Whether a value is `null` or `[]`: either removes what is stored, so it can be repeated.
     fn is_nothing(&self, value: &Range<usize>) -> bool {
         match value.len() {
             1 => self.is_word(value.start, "null"),
@@ -272,7 +272,7 @@ impl<'t> Scanned<'t> {
         }
     }
 
-    /// Whether the select list may have a `*` for all columns.
+    /// Whether the select list may contain a `*` for all columns.
     pub fn selects_all(&self) -> bool {
         let from = self.find_word("from").unwrap_or(self.tokens.len());
         let mut depth = 0i32;
@@ -286,7 +286,7 @@ impl<'t> Scanned<'t> {
         })
     }
 
-    /// Whether a column is compared behind WHERE by an operator that stands at a token of which this holds.
+    /// Whether this column occurs after WHERE, followed by a token for which `by` holds.
     fn compares(&self, column: &str, by: impl Fn(usize) -> bool) -> bool {
         let Some(start) = self.find_word("where") else {
             return false;
@@ -294,7 +294,7 @@ impl<'t> Scanned<'t> {
         (start + 1..self.tokens.len()).any(|i| self.name(i).as_deref() == Some(column) && by(i + 1))
     }
 
-    /// Whether rows of several partitions are to be sorted: one of these columns is compared by `IN`, but for a list of one value, and there is an `ORDER BY`.
+    /// Whether rows of several partitions have to be sorted: there is an `ORDER BY`, and one of these columns is compared by `IN`, except `IN (x)`.
     pub fn sorts_partitions<'c>(&self, partition_key: impl IntoIterator<Item = &'c str>) -> bool {
         let one = |i: usize| self.is_symbol(i + 1, '(') && self.is_symbol(i + 3, ')');
         let several = |i: usize| self.is_word(i, "in") && !one(i);
@@ -302,7 +302,7 @@ impl<'t> Scanned<'t> {
         ordered && partition_key.into_iter().any(|column| self.compares(column, several))
     }
 
-    /// Whether there is a `LIMIT` of so many rows at most, or one that is bound.
+    /// Whether there is a `LIMIT` of at most this many rows, or a bound one.
     pub fn is_limited(&self, rows: i32) -> bool {
         let limits = |i: &usize| self.is_word(*i, "limit") && !self.is_word(*i - 1, "partition");
         let limit = (1..self.tokens.len()).rev().find(limits).map(|i| i + 1);
@@ -313,16 +313,16 @@ impl<'t> Scanned<'t> {
     }
 }
 
-/// What a write's `USING` says, besides what stands in the request.
+/// The `USING` clause of a write, apart from what the request itself carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Using {
-    /// The life of what is written.
+    /// The TTL of what is written.
     pub ttl: Option<Ttl>,
     /// Whether the timestamp is bound to [`TIMESTAMP_MARKER`].
     pub timestamp: bool,
 }
 
-/// The life of what is written.
+/// The TTL of what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttl {
     /// Always the same, in whole seconds.
@@ -333,10 +333,11 @@ pub enum Ttl {
 
 /// The marker of a bound [`Ttl`].
 pub const TTL_MARKER: &str = "messina_ttl";
-/// The marker of a timestamp that is bound.
+/// The marker of a bound timestamp.
 pub const TIMESTAMP_MARKER: &str = "messina_timestamp";
 
-/// The statement with this `USING`. Refuses what has no TTL (look-ups, deletes, batches), and what it says already.
+/// The statement with this `USING`. Refuses a TTL where there can be none (look-ups, deletes, batches), a timestamp if the statement is not a write, and
+/// either if the statement sets it already.
 pub fn with_using(cql: &str, using: Using) -> Result<String, String> {
     let scanned = scan(cql);
     let verb = ["insert", "update", "delete"]
@@ -364,7 +365,7 @@ pub fn with_using(cql: &str, using: Using) -> Result<String, String> {
         return Err("a write is an INSERT, UPDATE or DELETE".to_owned());
     }
     let clause = parts.join(" AND ");
-    // The clause stands before SET or WHERE, or at the end.
+    // The clause goes before SET or WHERE, or at the end.
     let before = match (insert, delete) {
         (true, _) => None,
         (_, true) => scanned.find_word("where"),
@@ -394,7 +395,7 @@ pub fn with_using(cql: &str, using: Using) -> Result<String, String> {
     Ok(format!("{} USING {clause}{}", &cql[..at], &cql[at..]))
 }
 
-/// The life that a bound TTL of this many seconds means, as CQL has it: none for zero.
+/// The TTL that a bound number of seconds means; as in CQL, zero means none.
 pub fn bound_ttl(seconds: i64) -> Result<Option<Duration>, StoreError> {
     match u64::try_from(seconds) {
         Ok(0) => Ok(None),
@@ -415,7 +416,7 @@ fn ttl_seconds(ttl: Duration) -> Result<u64, String> {
 }
 
 /// Why a write cannot be repeated, if the text and the markers' types show it: conditions, counters, appends to lists,
-/// and values that the server makes anew each time.
+/// and values that the server generates each time.
 pub fn unrepeatable(cql: &str, markers: &[Marker]) -> Option<String> {
     let scanned = scan(cql);
     if scanned.find_word("if").is_some() {
@@ -435,25 +436,25 @@ pub fn unrepeatable(cql: &str, markers: &[Marker]) -> Option<String> {
     None
 }
 
-/// What a statement does that cannot be repeated where it does it to a list that is not frozen.
+/// What a statement does to a list, and that cannot be repeated if the list is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListUse {
-    /// Gives a column a whole value. The server removes the old elements, and puts each new one in under an identity that it makes anew: with
-    /// the same timestamp a second time, each is there twice.
+    /// Gives a column a whole value. The server removes the old elements, and inserts each new one under an identity that it generates: written a
+    /// second time with the same timestamp, each element is there twice.
     Whole(String),
-    /// Gives any columns their values, by JSON.
+    /// Sets any columns by JSON.
     Json,
-    /// Writes or deletes an element by its index: a second time, the one that has taken its place.
+    /// Writes or deletes an element by its index: the second time it hits the element that took its place.
     Element(String),
 }
 
-/// All such uses of a write, whatever the columns' types are.
+/// All such uses in a write, whatever the columns' types.
 pub fn list_uses(cql: &str) -> Vec<ListUse> {
     let scanned = scan(cql);
     let count = scanned.tokens.len();
     if scanned.is_word(0, "insert") {
         let open = (0..count).find(|i| scanned.is_symbol(*i, '('));
-        // Behind the table's name, which may be the same word.
+        // Start after the table's name, which may be the same word.
         let mut before = 3..open.unwrap_or(count);
         if before.any(|i| scanned.is_word(i, "json") && !scanned.is_symbol(i - 1, '.')) {
             return vec![ListUse::Json];
@@ -475,7 +476,7 @@ pub fn list_uses(cql: &str) -> Vec<ListUse> {
             if scanned.is_symbol(part.start + 1, '[') {
                 return Some(ListUse::Element(name));
             }
-            // `l = l - …` only takes away.
+            // `l = l - …` only removes elements.
             let less = scanned.is_symbol(part.start + 3, '-') && scanned.name(part.start + 2).as_ref() == Some(&name);
             let whole = scanned.is_symbol(part.start + 1, '=') && !less;
             let whole = whole && !scanned.is_nothing(&(part.start + 2..part.end));
@@ -494,8 +495,8 @@ pub fn list_uses(cql: &str) -> Vec<ListUse> {
     Vec::new()
 }
 
-/// Those markers of a write that are in the primary key, whose columns `key` are: of an INSERT those of their values, and of others those behind WHERE,
-/// where nothing else may stand; not those of a range, which names no row.
+/// The markers of a write that belong to the primary key, whose columns are `key`. In an INSERT these are the markers of the key's values; otherwise those
+/// after WHERE, which can contain nothing else. The markers of a range are left out, because a range names no row.
 pub fn key_markers(cql: &str, key: &[String], markers: &[Marker]) -> Box<[usize]> {
     let scanned = scan(cql);
     let count = scanned.tokens.len();
@@ -526,15 +527,15 @@ pub fn key_markers(cql: &str, key: &[String], markers: &[Marker]) -> Box<[usize]
     (0..markers.len()).filter(|i| is_key(&markers[*i])).collect()
 }
 
-/// Whether each of these columns is compared by `=` or `IN` behind WHERE.
+/// Whether each of these columns is compared by `=` or `IN` after WHERE.
 pub fn compares_all<'c>(cql: &str, columns: impl IntoIterator<Item = &'c str>) -> bool {
     let scanned = scan(cql);
     let by = |i| scanned.is_symbol(i, '=') || scanned.is_word(i, "in");
     columns.into_iter().all(|column| scanned.compares(column, by))
 }
 
-/// Recognises `a = a + x`, `a = x + a`, `a = a - x`, `a += x` and `a -= x` at the equals sign, unless x is a set or a map, or a list that is taken away:
-/// what was stored later has a later timestamp, and stays.
+/// Recognises `a = a + x`, `a = x + a`, `a = a - x`, `a += x` and `a -= x` at the equals sign, unless x is a set or a map, or is removed from a list:
+/// these can be repeated, because what was stored later has a later timestamp and stays.
 fn appends(scanned: &Scanned<'_>, equals: usize, markers: &[Marker]) -> Option<String> {
     if equals == 0 || !scanned.is_symbol(equals, '=') {
         return None;
@@ -546,7 +547,7 @@ fn appends(scanned: &Scanned<'_>, equals: usize, markers: &[Marker]) -> Option<S
     if equals < set || equals > end {
         return None;
     }
-    // The assignment runs to a comma outside brackets.
+    // The assignment ends at a comma outside brackets.
     let mut depth = 0i32;
     let stop = (equals + 1..end).find(|i| {
         match scanned.tokens[*i].kind {
@@ -847,7 +848,7 @@ mod tests {
         let spelled = |told: &str| scan(cql).marker(told);
         assert_eq!(spelled("userid"), Some("userId"));
         assert_eq!(spelled("n"), Some("n"));
-        // In quotes it is told as it stands there, and may differ in case alone from one that is not.
+        // The server reports a quoted name as written; it may differ from an unquoted one only in case.
         for told in ["At", "at", "userId", "comment", "messina_ttl", ""] {
             assert_eq!(spelled(told), None, "{told}");
         }

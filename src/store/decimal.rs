@@ -7,7 +7,7 @@
 use crate::avro::decimal::{Digits, MAX_DIGITS, text};
 pub use crate::avro::decimal::{from_i64, shortest, to_i64};
 
-/// Digits of `unscaled × 10^-scale`, without an exponent unless the scale is negative: `-12.50`, `0.001`, `5E+3`. None beyond 5,000 digits.
+/// Digits of `unscaled × 10^-scale`, without an exponent unless the scale is negative: `-12.50`, `0.001`, `5E+3`. `None` beyond 5,000 digits.
 pub fn to_text(unscaled: &[u8], scale: i32) -> Option<String> {
     if scale >= 0 {
         return text(unscaled, scale);
@@ -59,7 +59,7 @@ mod tests {
         }
     }
 
-    /// A megabyte of digits would hold the thread for an hour.
+    /// A megabyte of digits would occupy the thread for an hour.
     #[test]
     fn what_no_number_needs_is_refused() {
         let most = "9".repeat(MAX_DIGITS);
@@ -74,7 +74,7 @@ mod tests {
         }
         assert_eq!(to_text(&[vec![0; 1 << 20], vec![7]].concat(), 0).unwrap(), "7");
         assert_eq!(parse(&"9".repeat(1 << 20)), None);
-        // The zero before the point is no digit of the number.
+        // The zero before the point does not count as a digit.
         let small = to_text(&[7], MAX_DIGITS as i32).unwrap();
         assert_eq!(parse(&small), Some((vec![7], MAX_DIGITS as i32)));
         assert_eq!(to_text(&[7], i32::MAX), None);

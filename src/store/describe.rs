@@ -11,11 +11,11 @@ pub struct Description {
     pub name: String,
     /// All columns, with their types.
     pub columns: Vec<Column>,
-    /// The partition key's columns. For SQLite all of the primary key.
+    /// The partition key's columns. For SQLite the whole primary key.
     pub partition_key: Vec<String>,
     /// The clustering key's columns.
     pub clustering_key: Vec<String>,
-    /// The columns that are lists and not frozen: a write of one that is repeated has each element twice. SQLite has none.
+    /// The columns that are lists and not frozen: repeating a write of one duplicates its elements. SQLite has none.
     pub open_lists: Vec<String>,
 }
 
@@ -33,10 +33,10 @@ impl Description {
     }
 }
 
-/// Describes a table; `name` is `table`, or `keyspace.table` where the store is a CQL server.
+/// Describes a table; `name` is `table`, or `keyspace.table` if the store is a CQL server.
 ///
 /// # Errors
-/// Where there is no such table; it then names those that there are.
+/// If there is no such table; the error of a CQL server lists those that exist.
 pub async fn describe(store: &AnyStore, keyspace: Option<&str>, name: &str) -> Result<Description, StoreError> {
     let options = StatementOptions {
         scan: true,
@@ -75,7 +75,7 @@ pub async fn describe(store: &AnyStore, keyspace: Option<&str>, name: &str) -> R
     })
 }
 
-/// Words that neither CQL nor SQLite takes for a name without quotes.
+/// Words that CQL or SQLite does not accept as a name without quotes.
 const WORDS: &str = " add all allow alter and any apply as asc authorize batch begin by case check columnfamily commit create cross default \
      delete desc describe distinct drop else entries escape execute exists false foreign from full grant group having if in index infinity inner \
      insert into is isnull join keyspace left like limit match materialized mbean mbeans modify nan natural norecursive not notnull null \
@@ -90,7 +90,7 @@ pub fn is_bare(name: &str) -> bool {
         && !WORDS.contains(&format!(" {name} "))
 }
 
-/// A name as a statement writes it: in quotes only where it must be.
+/// A name as a statement writes it: in quotes only if necessary.
 pub fn quoted(name: &str) -> String {
     if is_bare(name) {
         name.to_owned()

@@ -22,11 +22,11 @@ use crate::retry::Class;
 /// How the rows of a write are grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupOptions {
-    /// How long the first row of a group waits for others. Zero waits for what is ready at this moment.
+    /// How long the first row of a group waits for others. Zero takes only the rows that are ready at this moment.
     pub linger: Duration,
-    /// Rows of a batch, at most.
+    /// The most rows in a batch.
     pub max_rows: usize,
-    /// Bytes of a batch's values, at most. A larger row goes by itself.
+    /// The most bytes of values in a batch. A larger row is written alone.
     pub max_bytes: usize,
     /// Whether rows of different partitions share a batch.
     pub across_partitions: bool,
@@ -43,7 +43,7 @@ impl From<&crate::config::WriteGroup> for GroupOptions {
     }
 }
 
-/// What grouping has come to, for metrics.
+/// Counters of grouping, for metrics.
 #[derive(Debug, Default)]
 pub struct GroupStats {
     batches: AtomicU64,
@@ -51,7 +51,7 @@ pub struct GroupStats {
 }
 
 impl GroupStats {
-    /// Batches sent that were written, and the rows in them.
+    /// Batches that were written, and the rows in them.
     pub fn sent(&self) -> (u64, u64) {
         (self.batches.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed))
     }
@@ -62,48 +62,48 @@ impl GroupStats {
     }
 }
 
-/// What one row came to.
+/// The outcome of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Came {
-    /// Written, by a request that took so long.
+    /// Written by a request that took this long.
     Written(Duration),
-    /// Not written, and the reason is every row's alike; for all but the one who has sent them it is of another.
+    /// Not written, for a reason that applies to all rows of the batch. For all but the sender the error is marked as another caller's.
     Failed(StoreError),
-    /// Its batch is refused, or was never sent: the row has to be written by itself.
+    /// The batch was refused or never sent: the row has to be written alone.
     Alone,
 }
 
-/// What a member of a group is told.
+/// The message to a waiting member of a group.
 enum Told<R> {
     Came(Came),
-    /// The group is closed: send it.
+    /// The group is closed and this member has to send it.
     Send(Batch<R>),
 }
 
-/// Rows to be sent, and who waits for them.
+/// Rows to be sent, and the members that wait for them.
 struct Batch<R> {
     rows: Vec<R>,
     waiting: Vec<oneshot::Sender<Told<R>>>,
 }
 
-/// A group that takes rows.
+/// A group that still takes rows.
 struct Open<R> {
     id: u64,
     bytes: usize,
     batch: Batch<R>,
 }
 
-/// Where a row has gone.
+/// What happened to a row that joined.
 enum Joined<R> {
-    /// It is the first of this group, and its writer sends it when the linger is over.
+    /// It opened this group; its writer sends the group when the linger is over.
     First(u64, oneshot::Receiver<Told<R>>),
-    /// Somebody else sends it.
+    /// Another writer sends it.
     Member(oneshot::Receiver<Told<R>>),
-    /// It fills its group: send it.
+    /// It filled its group: its writer sends the group now.
     Full(Batch<R>),
 }
 
-/// The open groups, by whatever belongs together.
+/// The open groups, by the key that rows of a group share.
 pub(super) struct Groups<K, R> {
     open: Mutex<State<K, R>>,
 }
@@ -129,8 +129,8 @@ impl<K: Hash + Eq + Clone, R> Groups<K, R> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a row of this many bytes together with others of the same key. `send` sends rows, and is called by one of their writers.
-    /// A row that is as large as a group goes alone.
+    /// Writes a row of this many bytes together with others of the same key. One of their writers calls `send` with all rows.
+    /// A row that is as large as a whole group is written alone.
     pub(super) async fn write<F>(
         &self,
         key: K,
@@ -169,7 +169,7 @@ impl<K: Hash + Eq + Clone, R> Groups<K, R> {
                     Some(told) => told,
                     None => match leader.close() {
                         Some(batch) => Ok(Told::Send(batch)),
-                        // Somebody else has closed it, and answers.
+                        // Another writer has closed the group, and answers.
                         None => answer.await,
                     },
                 };
@@ -195,7 +195,7 @@ impl<K: Hash + Eq + Clone, R> Groups<K, R> {
             Came::Written(_) | Came::Alone => came.clone(),
         };
         for member in waiting {
-            // One who has gone has no use for the answer.
+            // A member that is gone does not need the answer.
             let _ = member.send(Told::Came(theirs.clone()));
         }
         came
@@ -211,7 +211,7 @@ impl<K: Hash + Eq + Clone, R> Groups<K, R> {
                 open.bytes += bytes;
                 if open.batch.rows.len() >= options.max_rows || open.bytes >= options.max_bytes {
                     let full = state.groups.remove(key).map(|open| open.batch);
-                    // It was there a moment ago, under this lock.
+                    // The group existed a moment ago, under this lock.
                     return full.map_or(Joined::Member(answer), Joined::Full);
                 }
                 open.batch.waiting.push(sender);
@@ -234,7 +234,7 @@ impl<K: Hash + Eq + Clone, R> Groups<K, R> {
     }
 }
 
-/// Who opened a group. Should it be dropped while it waits, another member sends the group.
+/// The writer that opened a group. If it is dropped while it waits, another member sends the group.
 struct Leader<'g, K: Hash + Eq + Clone, R> {
     groups: &'g Groups<K, R>,
     key: &'g K,
@@ -242,7 +242,7 @@ struct Leader<'g, K: Hash + Eq + Clone, R> {
 }
 
 impl<K: Hash + Eq + Clone, R> Leader<'_, K, R> {
-    /// Takes the group, unless somebody has closed it.
+    /// Takes the group, unless another writer has closed it.
     fn close(&self) -> Option<Batch<R>> {
         let mut state = self.groups.state();
         let is_it = state.groups.get(self.key).is_some_and(|open| open.id == self.id);
@@ -256,14 +256,14 @@ impl<K: Hash + Eq + Clone, R> Leader<'_, K, R> {
 impl<K: Hash + Eq + Clone, R> Drop for Leader<'_, K, R> {
     fn drop(&mut self) {
         if let Some(mut batch) = self.close() {
-            // The first is this one.
+            // The first waiting member is this one.
             batch.waiting.remove(0);
             hand_over(batch);
         }
     }
 }
 
-/// Gives a closed group to the first of its members who is still there.
+/// Gives a closed group to the first member that is still waiting.
 fn hand_over<R>(mut batch: Batch<R>) {
     while !batch.waiting.is_empty() {
         let member = batch.waiting.remove(0);

@@ -7,23 +7,23 @@ use super::sqlite::SqliteStore;
 use super::{AnyStore, Kind, Row, Statement, StatementOptions, Store, StoreError};
 use crate::avro::value::Value;
 
-/// A write that was held back.
+/// A write that was recorded instead of executed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Held {
     /// The statement, as declared.
     pub cql: String,
-    /// The values by marker. A null leaves what is stored.
+    /// The values by marker. A null leaves what is stored unchanged.
     pub values: Vec<(String, Value<'static>)>,
 }
 
-/// See the module's page.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct HeldBack {
     asked: Asked,
     held: Mutex<Vec<Held>>,
 }
 
-/// Who answers look-ups.
+/// The store that answers look-ups.
 #[derive(Debug)]
 enum Asked {
     Scylla(ScyllaStore),
@@ -31,7 +31,7 @@ enum Asked {
 }
 
 impl HeldBack {
-    /// The same store with its writes held back.
+    /// The same store, with writes recorded instead of executed.
     pub fn of(store: AnyStore) -> AnyStore {
         let asked = match store {
             AnyStore::Scylla(store) => Asked::Scylla(store),
@@ -46,7 +46,7 @@ impl HeldBack {
         })
     }
 
-    /// What was held back since this was asked last.
+    /// The writes recorded since the last call.
     pub fn take(&self) -> Vec<Held> {
         std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -127,7 +127,7 @@ mod tests {
             [("k".to_owned(), text("b")), ("v".to_owned(), Value::Long(2))]
         );
         assert!(held.take().is_empty());
-        // To prepare the write has added Messina's column to the copy alone.
+        // Preparing the write added Messina's column to the copy only.
         let all = store
             .prepare(
                 "SELECT messina_timestamp FROM t WHERE k = :k",

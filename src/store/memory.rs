@@ -14,7 +14,7 @@ use super::{
 };
 use crate::avro::value::Value;
 
-/// See the module's page. Clones share one state.
+/// See the module's documentation. Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
@@ -41,12 +41,12 @@ pub struct Written {
     pub values: Vec<(String, Value<'static>)>,
     /// Microseconds since 1970.
     pub timestamp_us: i64,
-    /// Whether it was to be in no batch with others.
+    /// Whether it was to be written without a batch.
     pub alone: bool,
 }
 
 impl MemoryStore {
-    /// An empty store: statements that are not declared have markers and columns of any type.
+    /// An empty store. Statements that are not declared have markers and columns of any type.
     pub fn new() -> Self {
         Self::default()
     }
@@ -74,7 +74,7 @@ impl MemoryStore {
         self.state().statements.push((cql.to_owned(), markers, columns));
     }
 
-    /// Tells which table a statement is about from now on, as a store does that keeps the newest value of each cell.
+    /// Sets the table of a statement from now on, as for a store that keeps the newest value of each cell.
     pub fn tell(&self, cql: &str, table: &str) {
         self.state().tables.push((cql.to_owned(), table.to_owned()));
     }
@@ -101,7 +101,7 @@ impl MemoryStore {
         self.state().writes.clone()
     }
 
-    /// The rows that were encoded for batches so far, which nobody writes.
+    /// The rows that were encoded for batches so far, which are never written.
     pub fn encoded(&self) -> Vec<Written> {
         self.state().encoded.clone()
     }

@@ -40,7 +40,7 @@ pub use types::{ColumnType, bindable, result_type};
 /// A named marker of a prepared statement. A name that the statement uses twice is listed twice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Marker {
-    /// The name behind the colon, as the statement spells it first.
+    /// The name after the colon, as the statement spells it first.
     pub name: String,
     /// The type that the database expects.
     pub ty: ColumnType,
@@ -68,29 +68,29 @@ pub enum Kind {
     Write,
 }
 
-/// How a statement is prepared and executed. What is `None` is the store's own setting.
+/// How a statement is prepared and executed. `None` means the store's own setting.
 #[derive(Debug, Clone)]
 pub struct StatementOptions {
     /// Look-up or write.
     pub kind: Kind,
     /// How much of a look-up's result is taken.
     pub rows: Rows,
-    /// Life of what a write stores, in whole seconds; SQLite and CQL alike. A bound one is one more marker, of seconds.
+    /// TTL of what a write stores, in whole seconds; for SQLite and CQL alike. A bound TTL is one more marker, in seconds.
     pub ttl: Option<cql::Ttl>,
-    /// Whether running it twice is the same as running it once. `true` (the default) refuses statements of which that
-    /// is known to be wrong, and lets the driver repeat the others by itself.
+    /// Whether running it twice is the same as running it once. `true` (the default) refuses statements that are known
+    /// not to be idempotent, and lets the driver repeat the others by itself.
     pub idempotent: bool,
-    /// Longest wait for an answer, all of the driver's attempts together. CQL only.
+    /// Longest wait for an answer, over all attempts of the driver. CQL only.
     pub timeout: Option<Duration>,
     /// CQL only.
     pub consistency: Option<Consistency>,
     /// CQL only.
     pub serial_consistency: Option<SerialConsistency>,
-    /// Ask a second replica when the first has not answered for this long; idempotent statements on CQL only.
+    /// Ask a second replica if the first has not answered for this long; idempotent statements on CQL only.
     pub speculative_after: Option<Duration>,
-    /// Whether a look-up may leave a part of its table's partition key open, so that every node is asked. CQL only.
+    /// Whether a look-up may leave part of its table's partition key unbound, so that every node is asked. CQL only.
     pub scan: bool,
-    /// Whether rows that are written at the same time go together; idempotent writes on CQL only.
+    /// Whether rows that are written at the same time share a batch; idempotent writes on CQL only.
     pub group: Option<group::GroupOptions>,
 }
 
@@ -146,11 +146,11 @@ pub struct StoreError {
     pub class: Class,
     /// A bounded word for metrics and dead-letter headers, such as `timeout` or `unavailable`.
     pub label: &'static str,
-    /// The whole story, for people.
+    /// The full explanation, for people.
     pub message: String,
-    /// Whether it is certain that what was asked for has not been done, so that asking again cannot do it twice.
+    /// Whether the request certainly had no effect, so that repeating it cannot apply it twice.
     pub not_applied: bool,
-    /// Whether the request was another's, who has the same error without this: one request fails once, however many have waited for it.
+    /// Whether the failed request belongs to another caller, whose copy of this error has `false`: one request is one failure, however many waited for it.
     pub of_another: bool,
 }
 
@@ -166,7 +166,7 @@ impl StoreError {
         }
     }
 
-    /// The same for who has waited for this request of another.
+    /// The same error for callers that waited for another caller's request.
     fn for_others(self) -> Self {
         StoreError {
             of_another: true,
@@ -174,12 +174,12 @@ impl StoreError {
         }
     }
 
-    /// An error that will not pass for this record (or, while preparing, for this statement).
+    /// An error that is final for this record (or, while preparing, for this statement).
     pub fn permanent(label: &'static str, message: impl Into<String>) -> Self {
         StoreError::new(Class::Permanent, label, message)
     }
 
-    /// An error that will not pass for any record.
+    /// An error that is final for every record.
     pub fn fatal(label: &'static str, message: impl Into<String>) -> Self {
         StoreError::new(Class::Fatal, label, message)
     }
@@ -189,8 +189,9 @@ impl StoreError {
         StoreError::new(Class::Transient, label, message)
     }
 
-    /// Whether the store itself may be in trouble. While nodes have different schemas, or call a statement by another id, it answers, and refuses, as it does
-    /// for a partition that is asked for too often or has too many tombstones: others may go on. A request of another is that one's to tell of.
+    /// Whether the store itself may be in trouble. Some transient errors are answers of a healthy store, and other requests may succeed: nodes have different
+    /// schemas, a statement has another id, a partition is requested too often or has too many tombstones. The failure of another caller's request is
+    /// reported by that caller.
     pub fn is_outage(&self) -> bool {
         const ANSWERED: [&str; 4] = ["schema_changing", "other_id", "rate_limit", "tombstones"];
         self.class == Class::Transient && !self.of_another && !ANSWERED.contains(&self.label)
@@ -209,7 +210,7 @@ pub struct Statement {
     markers: Box<[Marker]>,
     columns: Box<[Column]>,
     partition_key: Box<[usize]>,
-    /// Of a write: the markers of the primary key.
+    /// For a write: the markers of the primary key.
     key: Box<[usize]>,
     cql: Box<str>,
     kind: Kind,
@@ -247,20 +248,20 @@ impl Statement {
         &self.cql
     }
 
-    /// Indexes into [`Statement::markers`] of the partition key's columns, in the key's order. Empty when the statement
-    /// does not bind the whole partition key: it is then not routed, and a look-up scans. For SQLite the first column
-    /// of the primary key stands for the partition key.
+    /// Indexes into [`Statement::markers`] of the partition key's columns, in the key's order. Empty if the statement does
+    /// not bind the whole partition key: it is then not routed, and a look-up scans. For SQLite the first column of the
+    /// primary key stands for the partition key.
     pub fn partition_key(&self) -> &[usize] {
         &self.partition_key
     }
 
-    /// The table, as `keyspace.table`, where the store knows it and keeps the newest value cell by cell, whatever the order in
-    /// which writes arrive. None otherwise: the embedded store compares rows as a whole.
+    /// The table, as `keyspace.table`, if the store knows it and keeps the newest value of each cell whatever the order in which
+    /// writes arrive. `None` for the embedded store, which compares whole rows.
     pub fn table(&self) -> Option<&str> {
         self.table.as_deref()
     }
 
-    /// What a look-up gives, by name and type, in the order of its row; any may be null.
+    /// What a look-up returns, by name and type, in the order of its row; each may be null.
     pub fn gives(&self) -> impl Iterator<Item = (&str, Type)> {
         self.columns.iter().map(|column| {
             let ty = result_type(&column.ty);
@@ -272,7 +273,7 @@ impl Statement {
         })
     }
 
-    /// The type of all rows together, as records; none for a look-up of one row.
+    /// The type of all rows together, as records; `None` for a look-up of one row.
     pub fn records(&self) -> Option<Type> {
         let Rows::List { .. } = self.rows else { return None };
         let fields = self
@@ -282,12 +283,12 @@ impl Statement {
         Some(Type::List(Box::new(Type::Record(fields.collect()))))
     }
 
-    /// How much of its result is taken.
+    /// How much of the result is taken.
     pub fn rows(&self) -> Rows {
         self.rows
     }
 
-    /// What the grouping of its rows has come to; none where they are not grouped.
+    /// Counters of the grouping of its rows; `None` if they are not grouped.
     pub fn grouped(&self) -> Option<&std::sync::Arc<group::GroupStats>> {
         match &self.inner {
             Prepared::Scylla(inner) => inner.grouped(),
@@ -295,12 +296,12 @@ impl Statement {
         }
     }
 
-    /// What it was prepared for.
+    /// Whether it was prepared as a look-up or a write.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Fails unless there is one value per marker and the statement is of this kind: a caller's mistake otherwise.
+    /// Fails unless there is one value per marker and the statement is of this kind. A failure is a bug of the caller.
     fn expect(&self, kind: Kind, values: &[Value<'_>]) -> Result<(), StoreError> {
         if self.kind != kind {
             return Err(StoreError::fatal(
@@ -318,7 +319,7 @@ impl Statement {
         Ok(())
     }
 
-    /// Fails where a marker of the partition key would be null.
+    /// Fails if a marker of the partition key would be null.
     fn expect_partition_key(&self, values: &[Value<'_>]) -> Result<(), StoreError> {
         let Some(i) = self.partition_key.iter().find(|i| values[**i].is_null()) else {
             return Ok(());
@@ -355,7 +356,7 @@ impl Gather {
         }
     }
 
-    /// Takes a row; false where no more are wanted.
+    /// Takes a row; false if no more rows are wanted.
     fn add(&mut self, row: Row) -> Result<bool, StoreError> {
         match self {
             Gather::First(first) => {
@@ -385,7 +386,7 @@ impl Gather {
         }
     }
 
-    /// What was gathered: none without a row.
+    /// What was gathered; `None` if there was no row.
     fn end(self) -> Option<Row> {
         match self {
             Gather::First(first) => first,
@@ -401,7 +402,7 @@ impl Gather {
     }
 }
 
-/// The statement is refused when it is prepared again: no record can succeed.
+/// The error when a statement is refused on preparing it again: no record can succeed.
 fn no_longer_taken(refused: &StoreError) -> StoreError {
     let message = format!("the database no longer takes the statement: {refused}");
     StoreError::fatal(refused.label, message)
@@ -413,7 +414,7 @@ fn foreign_statement() -> StoreError {
 
 /// A database that answers look-ups and takes writes.
 pub trait Store {
-    /// Prepares a statement: fails permanently for one that the database refuses, and transiently while it is away.
+    /// Prepares a statement. Fails permanently if the database refuses it, transiently while the database is not reachable.
     fn prepare(
         &self,
         cql: &str,
@@ -421,15 +422,15 @@ pub trait Store {
     ) -> impl Future<Output = Result<Statement, StoreError>> + Send;
 
     /// The first row of a look-up, or `None`; under [`Rows::List`] one row that holds a list for each column, or `None`
-    /// where there is no row. A null among the values finds nothing, without asking.
+    /// if there is no row. If a value is null, nothing is found and the database is not asked.
     fn lookup(
         &self,
         statement: &Statement,
         values: &[Value<'_>],
     ) -> impl Future<Output = Result<Option<Row>, StoreError>> + Send;
 
-    /// Executes a write; `Ok` means durable, as the store promises it. Nulls leave what is stored. `timestamp_us` is
-    /// the write's time in microseconds since 1970: the newest one wins, in whichever order they arrive.
+    /// Executes a write; `Ok` means durable, as the store promises it. Nulls leave what is stored unchanged.
+    /// `timestamp_us` is the write's time in microseconds since 1970: the newest write wins, in whatever order they arrive.
     fn write(
         &self,
         statement: &Statement,
@@ -448,7 +449,7 @@ pub enum AnyStore {
     /// Canned answers, for unit tests.
     #[cfg(test)]
     Memory(memory::MemoryStore),
-    /// One of these, whose writes are held back.
+    /// One of the other stores, whose writes are recorded instead of executed.
     HeldBack(held_back::HeldBack),
 }
 
@@ -463,8 +464,8 @@ impl AnyStore {
         }
     }
 
-    /// Encodes a row of such a write for [`AnyStore::write_rows`]. None where the row fills a batch by itself, and where it cannot be encoded: then
-    /// [`Store::write`] is for it, which tells why.
+    /// Encodes a row of a grouped write for [`AnyStore::write_rows`]. `None` if the row fills a batch by itself, or cannot be encoded: then use
+    /// [`Store::write`], which reports why.
     pub fn encode(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Option<EncodedRow> {
         match self {
             AnyStore::Scylla(s) => s.encode(statement, values, timestamp_us),
@@ -474,10 +475,10 @@ impl AnyStore {
         }
     }
 
-    /// Writes rows of one statement in one batch: all of them are written, or it is not known which.
+    /// Writes rows of one statement in one batch. On failure it is not known which rows were written.
     ///
     /// # Errors
-    /// Those of [`Store::write`]; a permanent one says nothing of a single row.
+    /// Those of [`Store::write`]; a permanent error says nothing about a single row.
     pub async fn write_rows(&self, statement: &Statement, rows: Vec<EncodedRow>) -> Result<(), StoreError> {
         match self {
             AnyStore::Scylla(s) => s.write_rows(statement, rows).await,
@@ -485,7 +486,7 @@ impl AnyStore {
         }
     }
 
-    /// Writes a row as [`Store::write`] does, and says how long its request took: what it waits for others of its batch is no part of it.
+    /// Writes a row as [`Store::write`] does, and returns how long its request took, without the wait for other rows of its batch.
     ///
     /// # Errors
     /// Those of [`Store::write`].

@@ -67,13 +67,13 @@ pub enum ColumnType {
         name: String,
         fields: Vec<(String, ColumnType)>,
     },
-    /// Items, and how many.
+    /// Item type and number of items.
     Vector(Box<ColumnType>, usize),
-    /// SQLite without a declared type, or with one that is not in the table.
+    /// SQLite without a declared type, or with a type that is not in the table.
     Any,
 }
 
-/// Whether every non-null value of `from` has a place in `to`, range and form apart. The error names both sides.
+/// Whether every non-null value of `from` fits into `to`, apart from range and format. The error names both sides.
 pub fn bindable(from: &Type, to: &ColumnType) -> Result<(), String> {
     let fits = match (from, to) {
         (Type::Nullable(inner), _) => return bindable(inner, to),
@@ -111,7 +111,7 @@ pub fn bindable(from: &Type, to: &ColumnType) -> Result<(), String> {
 }
 
 fn record_to_udt(fields: &[(String, Type)], udt: &str, wanted: &[(String, ColumnType)]) -> Result<(), String> {
-    // A newer version may have one more. Where the UDT has one that the record lacks, they may be one field by two names.
+    // A newer schema may have one more field. But if the UDT has a field that the record lacks, the two may be one field under two names.
     let complete = wanted.iter().all(|(name, _)| fields.iter().any(|(own, _)| own == name));
     for (name, from) in fields {
         let Some((_, to)) = wanted.iter().find(|(wanted, _)| wanted == name) else {
@@ -151,7 +151,7 @@ fn scalar_bindable(from: &Type, to: &ColumnType) -> bool {
     }
 }
 
-/// The type of the values that a result column gives. The column itself may be null besides.
+/// The type of the values that a result column returns. The column itself may also be null.
 pub fn result_type(ty: &ColumnType) -> Type {
     match ty {
         ColumnType::Text | ColumnType::Ascii | ColumnType::Inet => Type::String,
@@ -193,12 +193,12 @@ pub fn tuple_field(index: usize) -> String {
     format!("field_{index}")
 }
 
-/// Levels that a declared type may have, `frozen` among them.
+/// How deep a declared type may be nested, `frozen` included.
 pub const MAX_LEVELS: usize = 32;
 
 impl ColumnType {
     /// Reads a declared type: CQL's names, nested and `frozen` ones included, and SQL's usual words for them. `None`
-    /// for a name that is not in the table, a UDT's among them, and for more than [`MAX_LEVELS`].
+    /// for a name that is not in the table, such as a UDT's, and for more than [`MAX_LEVELS`].
     pub fn parse(declared: &str) -> Option<ColumnType> {
         ColumnType::parse_within(declared, MAX_LEVELS)
     }
@@ -402,7 +402,7 @@ mod tests {
         assert!(bindable(&Type::Union(vec![Type::Int, Type::String]), &ColumnType::BigInt).is_err());
     }
 
-    /// What a column gives, it takes back.
+    /// A column accepts what it returns.
     #[test]
     fn results_can_be_bound_again() {
         for s in [

@@ -72,7 +72,7 @@ const AVRO: [&str; 28] = [
     r#"{"type":"record","name":"R","fields":[{"name":"a","type":"int"}]}"#,
 ];
 
-/// Every column type that has a place of its own in the table, by its name in CQL; one of each that holds others.
+/// Every column type that has its own row in the table, by its name in CQL; one example of each collection.
 const COLUMNS: [&str; 25] = [
     "text",
     "ascii",
@@ -105,7 +105,7 @@ fn column(name: &str) -> ColumnType {
     ColumnType::parse(name).unwrap()
 }
 
-/// BSON's types whose values a reference takes for a type.
+/// The BSON types whose values a reference accepts for a type.
 fn bson(ty: &Type) -> String {
     let samples = [
         Bson::from(true),
@@ -180,7 +180,7 @@ fn the_page_in_docs_is_current() {
     );
 }
 
-/// Every column has one row, and the row gives the type that the code gives.
+/// Every column has one row, and the row gives the type that the code returns.
 #[test]
 fn the_table_says_what_the_code_says() {
     for name in COLUMNS {
@@ -198,7 +198,7 @@ fn the_table_says_what_the_code_says() {
             "{bare} gives {gives}, and the table says {}",
             rows[0][3]
         );
-        // What it takes is named: the words that types have in common with their columns.
+        // The row names every type that the column accepts, as far as types and columns share words.
         let takes = rows[0][2];
         for json in AVRO {
             let ty = Schema::parse(json).unwrap().root_type();

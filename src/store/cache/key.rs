@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use crate::avro::value::{Unit, Value};
 
-/// Appends the key of a look-up: its bound values, each behind a tag and, where needed, its length, so that no two
-/// lists of values have one key.
+/// Appends the key of a look-up: its bound values, each after a tag and, where needed, its length, so that different
+/// lists of values never have the same key.
 pub fn append_key(values: &[Value<'_>], key: &mut Vec<u8>) {
     for value in values {
         append_value(value, key);

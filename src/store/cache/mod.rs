@@ -35,13 +35,13 @@ pub type Hit = Arc<Option<Row>>;
 /// How much to keep, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheOptions {
-    /// Life of a row; zero keeps none.
+    /// Lifetime of a row; zero keeps none.
     pub ttl: Duration,
-    /// Life of a miss; zero keeps none.
+    /// Lifetime of a miss; zero keeps none.
     pub missing_ttl: Duration,
-    /// Memory for entries and tables, in bytes; zero keeps nothing, and identical look-ups still share one query.
+    /// Memory for entries and tables, in bytes. Zero keeps nothing, but identical look-ups still share one query.
     pub max_bytes: usize,
-    /// How long past its life a row is kept for [`Cache::get_stale`]; zero keeps none.
+    /// How long an expired row is kept for [`Cache::get_stale`]; zero keeps none.
     pub stale: Duration,
 }
 
@@ -56,7 +56,7 @@ impl From<&crate::config::Cache> for CacheOptions {
     }
 }
 
-/// What has happened since the start, and what is held now.
+/// Counters since the start, and what is held now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheStats {
     /// Answers from memory.
@@ -65,7 +65,7 @@ pub struct CacheStats {
     pub misses: u64,
     /// Look-ups that shared another's query.
     pub coalesced: u64,
-    /// Entries dropped for room within their life.
+    /// Entries evicted for space before they expired.
     pub evictions: u64,
     /// Entries held.
     pub entries: u64,
@@ -73,20 +73,20 @@ pub struct CacheStats {
     pub bytes: u64,
 }
 
-/// How an asker came by an answer.
+/// Where an answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// From memory.
     Cached,
-    /// By this call's query.
+    /// From this call's own query.
     Loaded,
-    /// By a query of another call that was under way.
+    /// From another call's query that was already running.
     Shared,
-    /// From memory, past its life, by [`Cache::get_stale`].
+    /// From memory although expired, by [`Cache::get_stale`].
     Stale,
 }
 
-/// See the module's page. One per step.
+/// See the module's documentation. One per step.
 #[derive(Debug)]
 pub struct Cache {
     options: CacheOptions,
@@ -111,13 +111,13 @@ type Outcome = Option<Result<Hit, StoreError>>;
 
 #[derive(Debug, Default)]
 struct Shard {
-    /// Hash of the key to its slot. Two keys of one 64-bit hash share a slot: the later one replaces the other.
+    /// Slot by hash of the key. Two keys with the same 64-bit hash share a slot: the later one replaces the other.
     index: HashMap<u64, u32, Hashed>,
     slots: Vec<Option<Entry>>,
     free: Vec<u32>,
     hand: usize,
     entry_bytes: usize,
-    /// What `bytes` of the counters knows of this shard.
+    /// The share of this shard in the counter `bytes`.
     reported: usize,
     flights: HashMap<Box<[u8]>, watch::Receiver<Outcome>>,
 }
@@ -133,13 +133,13 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether it is a row whose life, or the time for which a dead one is kept, is not over.
+    /// Whether it is a row that has not expired, or has expired but is still kept.
     fn is_kept(&self, now: Instant, stale: Duration) -> bool {
         self.value.is_some() && self.end.checked_add(stale).is_none_or(|end| end > now)
     }
 }
 
-/// Passes a hash through.
+/// Passes a hash through unchanged.
 #[derive(Debug, Default, Clone, Copy)]
 struct Hashed(u64);
 
@@ -180,7 +180,7 @@ impl Cache {
         }
     }
 
-    /// The answer in memory, if there is one: no task, no allocation. Counts a hit, and nothing otherwise.
+    /// The answer in memory, if there is one, without a task or an allocation. Counts a hit; a miss is not counted.
     pub fn get(&self, key: &[u8], now: Instant) -> Option<Hit> {
         let found = self.peek(key, now);
         if found.is_some() {
@@ -189,23 +189,23 @@ impl Cache {
         found
     }
 
-    /// The same, and counts no hit: whoever takes the answer does.
+    /// Like [`Cache::get`], but counts no hit: whoever uses the answer does.
     pub fn peek(&self, key: &[u8], now: Instant) -> Option<Hit> {
         let (hash, mut shard) = self.shard(key);
         self.find(&mut shard, hash, key, now)
     }
 
-    /// Counts a hit that was peeked at.
+    /// Counts a hit found by [`Cache::peek`].
     pub fn count_hit(&self) {
         self.counters.hits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a query for the key is under way.
+    /// Whether a query for the key is running.
     pub fn is_loading(&self, key: &[u8]) -> bool {
         self.shard(key).1.flights.contains_key(key)
     }
 
-    /// The row in memory, its life over or not; not an absence. Counts nothing.
+    /// The row in memory, expired or not; never an absence. Counts nothing.
     pub fn get_stale(&self, key: &[u8], now: Instant) -> Option<Hit> {
         if self.options.stale.is_zero() {
             return None;
@@ -220,7 +220,7 @@ impl Cache {
         Some(entry.value.clone())
     }
 
-    /// Forgets that there is no row, for one who waits for it and asks anew. A row that is there stays.
+    /// Forgets that there is no row, for a caller that waits for the row and asks again. An existing row stays.
     pub fn forget_absence(&self, key: &[u8]) {
         let (hash, mut shard) = self.shard(key);
         let Some(slot) = shard.index.get(&hash).copied() else {
@@ -233,9 +233,9 @@ impl Cache {
         }
     }
 
-    /// The answer in memory, or that of the query under way for the same key, or that of `load`.
+    /// The answer in memory, or of the running query for the same key, or of `load`.
     ///
-    /// `now` is when the caller asks; a row's life counts from there, so a slow query gives no longer one.
+    /// `now` is when the caller asks; a row's lifetime counts from there, so a slow query does not extend it.
     pub async fn get_or_load<F, L>(&self, key: &[u8], now: Instant, load: F) -> Result<(Hit, Origin), StoreError>
     where
         F: FnOnce() -> L,
@@ -247,7 +247,7 @@ impl Cache {
                 Joined::Leader(flight) => return flight.run(now, load).await.map(|hit| (hit, Origin::Loaded)),
                 Joined::Follower(waiting) => waiting,
             };
-            // An error here is a leader that was dropped: the next one takes over.
+            // An error here means that the leader was dropped: the next caller takes over.
             if let Ok(outcome) = waiting.wait_for(Option::is_some).await
                 && let Some(outcome) = outcome.clone()
             {
@@ -272,9 +272,9 @@ impl Cache {
 
     fn shard(&self, key: &[u8]) -> (u64, MutexGuard<'_, Shard>) {
         let hash = self.hasher.hash_one(key);
-        // The index uses the low and the topmost bits; the shard is chosen by others.
+        // The index uses the lowest and the topmost bits, so the shard is chosen by others.
         let shard = &self.shards[(hash >> 40) as usize & (self.shards.len() - 1)];
-        // Nothing panics under the lock, and a shard is sound between any two of its operations.
+        // Nothing panics under the lock, and a shard is consistent between any two of its operations.
         (hash, shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -295,7 +295,7 @@ impl Cache {
         Some(entry.value.clone())
     }
 
-    /// Finds the answer, or the flight under way, or starts one: all under one lock, so no two start.
+    /// Finds the answer or the running flight, or starts a flight. All under one lock, so two flights never start.
     fn join<'k>(&self, key: &'k [u8], now: Instant) -> Joined<'_, 'k> {
         let (hash, mut shard) = self.shard(key);
         if let Some(hit) = self.find(&mut shard, hash, key, now) {
@@ -321,7 +321,7 @@ impl Cache {
         } else {
             self.options.missing_ttl
         };
-        // Whatever follows: it is known to be another by now, or gone.
+        // In any case the old entry is outdated: the row has changed or is gone.
         if let Some(slot) = shard.index.get(&hash).copied() {
             self.remove(shard, slot);
             self.report(shard);
@@ -341,13 +341,13 @@ impl Cache {
             bytes: bytes as u32,
             used: false,
         };
-        // What has gone wears out its place in the index, which would double for want of others, and not shrink again.
+        // Removed entries use up places in the index; when these run out the index would double, and not shrink again.
         if shard.index.len() == shard.index.capacity() && !shard.free.is_empty() {
             shard.compact();
         }
         let slot = shard.free.pop().unwrap_or_else(|| {
             if shard.slots.len() == shard.slots.capacity() {
-                // By an eighth, not twofold: what is reserved counts.
+                // Grow by an eighth, not twofold, because reserved memory counts.
                 shard.slots.reserve_exact((shard.slots.len() / 8).max(16));
             }
             shard.slots.push(None);
@@ -359,7 +359,7 @@ impl Cache {
         self.counters.entries.fetch_add(1, Ordering::Relaxed);
         let mut keep = slot;
         while shard.bytes() > self.max_shard_bytes && self.evict(shard, keep, now) {
-            // The tables are as large as many small entries needed them, and would leave fewer and larger ones no room.
+            // The tables may have the size that many small entries needed, and leave no room for fewer, larger ones.
             if shard.free.len() > shard.slots.len() / 8 {
                 shard.compact();
                 keep = shard.index.get(&hash).copied().unwrap_or(keep);
@@ -368,15 +368,15 @@ impl Cache {
         self.report(shard);
     }
 
-    /// Drops one entry other than `keep`: the first behind the hand that has not been used since the hand passed it.
+    /// Evicts one entry other than `keep`: the first after the hand that was not used since the hand last passed it.
     fn evict(&self, shard: &mut Shard, keep: u32, now: Instant) -> bool {
-        // Two rounds meet every entry once with its mark cleared.
+        // Within two rounds every entry is met once with its mark cleared.
         for _ in 0..2 * shard.slots.len() {
             let slot = shard.hand;
             shard.hand = (shard.hand + 1) % shard.slots.len();
             match &mut shard.slots[slot] {
                 Some(entry) if slot as u32 != keep && (!entry.used || entry.end <= now) => {
-                    // What is past its life is no loss.
+                    // Dropping an expired entry is not an eviction.
                     if entry.end > now {
                         self.counters.evictions.fetch_add(1, Ordering::Relaxed);
                     }
@@ -401,7 +401,7 @@ impl Cache {
 
     fn report(&self, shard: &mut Shard) {
         let bytes = shard.bytes();
-        // Wraps as two's complement does: the sum over all shards is right.
+        // Wrapping is correct: the sum over all shards is right in two's complement.
         self.counters
             .bytes
             .fetch_add((bytes as u64).wrapping_sub(shard.reported as u64), Ordering::Relaxed);
@@ -410,14 +410,14 @@ impl Cache {
 }
 
 impl Shard {
-    /// Gives back the places of entries that are gone. Each entry that is held moves, so this is for when many have come or gone since.
+    /// Frees the slots of removed entries. Every remaining entry moves, so call it only after many insertions or removals.
     fn compact(&mut self) {
-        // What the hand would come to last is the newest, and stays behind the others.
+        // The entry that the hand would reach last is the newest, and stays behind the others.
         self.slots.rotate_left(self.hand);
         self.slots.retain(Option::is_some);
         self.slots.shrink_to_fit();
         (self.free, self.hand) = (Vec::new(), 0);
-        // What it has to spare is how many may come and go before the next time.
+        // The spare room is how many entries may come and go before the next compaction.
         let room = self.slots.len() + self.slots.len() / 8;
         self.index = HashMap::with_capacity_and_hasher(room, Hashed::default());
         for (slot, entry) in self.slots.iter().flatten().enumerate() {
@@ -427,7 +427,7 @@ impl Shard {
 
     /// Entries and tables, as allocated. Flights in progress are the records' own memory, not the cache's.
     fn bytes(&self) -> usize {
-        // The hash map keeps a power of two of buckets, at most 7/8 of them full, and a control byte for each.
+        // The hash map has a power of two of buckets, at most 7/8 of them full, with a control byte for each.
         let buckets = match self.index.capacity() {
             0 => 0,
             small @ 1..8 => (small + 1).next_power_of_two(),
@@ -446,7 +446,7 @@ enum Joined<'c, 'k> {
     Follower(watch::Receiver<Outcome>),
 }
 
-/// The right to load one key; dropped without an outcome, it passes to the next asker.
+/// The right to load one key. If it is dropped without an outcome, the right passes to the next caller.
 struct Flight<'c, 'k> {
     cache: &'c Cache,
     key: &'k [u8],
@@ -467,7 +467,7 @@ impl Flight<'_, '_> {
             }
         });
         if let Ok(hit) = &outcome {
-            // Before the flight ends: whoever comes next finds the one or the other.
+            // Before the flight ends, so that the next caller finds either the flight or the entry.
             let (hash, mut shard) = self.cache.shard(self.key);
             self.cache.insert(&mut shard, hash, self.key, hit, now);
         }

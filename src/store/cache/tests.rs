@@ -165,7 +165,7 @@ async fn bytes_stay_within_the_bound_and_near_it() {
     }
 }
 
-/// The entries of a cache of a megabyte once it has loaded this one.
+/// Loads this key into a cache of a megabyte; returns the number of entries afterwards.
 async fn load(cache: &Cache, key: i64, value: Option<Row>, now: Instant) -> u64 {
     let load = || async move { Ok(value) };
     cache.get_or_load(&key.to_be_bytes(), now, load).await.unwrap();
@@ -245,7 +245,7 @@ type Ask = (u8, u16);
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Against a map that forgets nothing but by time: what the cache answers is never stale and never another's.
+    /// Compares with a map that forgets only by time: the cache never returns an expired answer or another key's.
     #[test]
     fn answers_are_the_last_loaded_and_alive(asks in prop::collection::vec(any::<Ask>(), 1..200)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

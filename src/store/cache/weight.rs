@@ -10,15 +10,15 @@ use super::Hit;
 use crate::avro::value::Value;
 use crate::store::Row;
 
-/// What an allocator sets aside for `n` bytes: the usual ones round to 16.
+/// What an allocator reserves for `n` bytes: common ones round to 16.
 pub(super) fn allocated(n: usize) -> usize {
     n.next_multiple_of(16)
 }
 
-/// What an answer holds, apart from its place in the cache.
+/// The memory of an answer, apart from its slot in the cache.
 pub fn row_bytes(value: &Hit) -> usize {
     match value.as_ref() {
-        // All misses share one.
+        // All misses share one value.
         None => 0,
         Some(row) => {
             allocated(size_of::<Option<Row>>() + 2 * size_of::<usize>())
@@ -28,7 +28,7 @@ pub fn row_bytes(value: &Hit) -> usize {
     }
 }
 
-/// What a value holds beside itself. What it borrows is another's.
+/// The heap memory of a value, without the value itself. Borrowed parts do not count.
 pub fn heap_bytes(value: &Value<'_>) -> usize {
     match value {
         Value::Null

@@ -15,7 +15,7 @@ const OPTIONS: GroupOptions = GroupOptions {
     across_partitions: false,
 };
 
-/// Nobody waits so long.
+/// A linger so long that no test waits for it.
 const PATIENT: GroupOptions = GroupOptions {
     linger: Duration::from_secs(3600),
     ..OPTIONS
@@ -23,7 +23,7 @@ const PATIENT: GroupOptions = GroupOptions {
 
 type Sent = Arc<Mutex<Vec<Vec<u32>>>>;
 
-/// A database that keeps what it is sent, takes a while, and refuses batches that hold one of these rows.
+/// A database that records what it receives, takes a while, and refuses batches that contain certain rows.
 #[derive(Clone, Default)]
 struct Database {
     groups: Arc<Groups<&'static str, u32>>,
@@ -155,10 +155,10 @@ async fn a_batch_that_is_refused_is_left_to_each_and_one_that_may_pass_is_not() 
     assert_eq!(database.stats.sent(), (0, 0));
 }
 
-/// A breaker that counted each of its rows would open.
+/// A breaker that counted every row of the batch would open.
 #[tokio::test]
 async fn a_batch_that_fails_is_one_failed_request() {
-    // Sent by who fills the group, by its first when the linger is over, and by the next where that one leaves.
+    // Sent by the row that fills the group, by the first one after the linger, and by the next one if the first leaves.
     for (rows, options, leaves) in [(0..4, PATIENT, false), (0..3, OPTIONS, false), (0..3, PATIENT, true)] {
         let database = Database {
             refuses: vec![(2, None)],
@@ -190,7 +190,7 @@ async fn when_the_sender_leaves_the_others_are_not_stuck() {
         takes: Duration::from_millis(200),
         ..Database::default()
     };
-    // While it waits for others: the next member sends.
+    // The sender leaves while it waits for others: the next member sends.
     let spawned = |row| {
         let database = database.clone();
         tokio::spawn(async move { database.write("p", row, 10, PATIENT).await })
@@ -200,7 +200,7 @@ async fn when_the_sender_leaves_the_others_are_not_stuck() {
     first.abort();
     are_written(&[second.await.unwrap(), third.await.unwrap()]);
     assert_eq!(database.sent(), [vec![1, 2, 3]]);
-    // While it sends: the others write for themselves. The fourth fills the group.
+    // The sender leaves while it sends: the others write alone. The fourth row fills the group.
     let others = [spawned(4), spawned(5), spawned(6)];
     tokio::task::yield_now().await;
     let last = spawned(7);
@@ -209,7 +209,7 @@ async fn when_the_sender_leaves_the_others_are_not_stuck() {
     for other in others {
         assert_eq!(other.await.unwrap(), Came::Alone);
     }
-    // Nothing is left behind.
+    // No group remains open.
     assert!(database.groups.state().groups.is_empty());
 }
 

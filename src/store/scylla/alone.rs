@@ -12,11 +12,11 @@ use super::{ScyllaStatement, ScyllaStore};
 use crate::avro::value::Value;
 use crate::store::{Kind, Prepared, Statement, StoreError, classify, foreign_statement};
 
-/// So many handles are kept of a statement.
+/// The most handles kept for a statement.
 const HANDLES: usize = 1024;
 
 impl ScyllaStore {
-    /// Writes a row by itself, whether or not its statement has groups.
+    /// Writes a row in its own request, whether or not its statement has groups.
     pub(in crate::store) async fn write_alone(
         &self,
         statement: &Statement,
@@ -53,7 +53,7 @@ impl ScyllaStore {
 }
 
 impl ScyllaStatement {
-    /// A handle of the caller's own.
+    /// A handle for the caller's own use.
     pub(super) fn handle(&self) -> PreparedStatement {
         let spare = self.handles.lock().unwrap_or_else(PoisonError::into_inner).pop();
         spare.unwrap_or_else(|| self.prepared.clone())

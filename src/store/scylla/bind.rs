@@ -15,7 +15,7 @@ use crate::store::convert::{self, ConvertError, Converted};
 use crate::store::types::ColumnType;
 use crate::store::{Marker, StoreError};
 
-/// What a null among the values is.
+/// What a null among the values means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Nulls {
     /// UNSET: leave what is stored.
@@ -34,12 +34,12 @@ pub(super) struct Bind<'b, 'v> {
 /// The most memory that a thread keeps for the next row, in bytes.
 const KEPT: usize = 64 * 1024;
 
-/// A statement has fewer markers than 65,536 in the protocol.
+/// The protocol allows a statement fewer than 65,536 markers.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} values are more than a statement takes")]
 struct TooMany(usize);
 
-/// A value that could not be bound, and where.
+/// A value that could not be bound, and its marker.
 #[derive(Debug, thiserror::Error)]
 #[error("marker :{marker}: {error}")]
 struct BindError {
@@ -52,7 +52,7 @@ thread_local! {
     static ROW: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Makes a row in memory that the thread keeps, for its size is not known before: a buffer of its own would grow some eight times.
+/// Builds a row in a buffer that the thread keeps. A row's size is not known in advance, and a new buffer would grow some eight times.
 fn with_row<T>(make: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     ROW.with_borrow_mut(|row| {
         row.clear();
@@ -65,7 +65,7 @@ fn with_row<T>(make: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 }
 
 impl SerializeRow for Bind<'_, '_> {
-    /// Not cell by cell into the driver's buffer, which starts empty.
+    /// Not cell by cell into the driver's buffer, because that starts empty and would grow.
     fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter) -> Result<(), SerializationError> {
         let too_many = |_| SerializationError::new(TooMany(self.values.len()));
         let count = u16::try_from(self.values.len()).map_err(too_many)?;
@@ -97,16 +97,16 @@ fn bind(value: &Value<'_>, marker: &Marker, nulls: Nulls, cell: CellWriter<'_>) 
     })
 }
 
-/// The values of a write in the form of the wire, with its timestamp among them: what waits to be sent with others.
+/// The values of a write in wire format, and its timestamp: a row that waits to be sent with others.
 #[derive(Debug)]
 pub(super) struct Encoded {
-    /// Those before the timestamp's marker, and those behind it.
+    /// The values before the timestamp's marker, and those after it.
     values: [SerializedValues; 2],
     pub(super) timestamp_us: i64,
 }
 
 impl Encoded {
-    /// Encodes them; `timestamp` stands before this marker (or behind all).
+    /// Encodes the values; the timestamp goes before the marker with the given index (or after all).
     pub(super) fn new(
         values: &[Value<'_>],
         markers: &[Marker],
@@ -132,12 +132,12 @@ impl Encoded {
         })
     }
 
-    /// How many bytes they take, but for the timestamp.
+    /// The size of the values in bytes, without the timestamp.
     pub(super) fn len(&self) -> usize {
         self.values.iter().map(SerializedValues::buffer_size).sum()
     }
 
-    /// These of the statement's own cells, one behind the other with their lengths: equal for equal values only.
+    /// The given cells of the statement's own, concatenated with their lengths: equal only for equal values.
     pub(super) fn key(&self, cells: &[usize]) -> Box<[u8]> {
         let mut key = Vec::new();
         for wanted in cells {
@@ -166,7 +166,7 @@ impl SerializeRow for Encoded {
     }
 }
 
-/// The same without the timestamp, which stands in the request.
+/// The same row without the timestamp, which is in the request.
 pub(super) struct Unstamped<'e>(pub(super) &'e Encoded);
 
 impl SerializeRow for Unstamped<'_> {
@@ -285,7 +285,7 @@ fn append_count(builder: &mut CellValueBuilder<'_>, count: usize, ty: &ColumnTyp
     Ok(())
 }
 
-/// Items of a fixed size stand bare; others behind their size as an unsigned vint.
+/// Items of a fixed size are written without a length; others follow their length as an unsigned vint.
 fn write_vector_item(value: &Value<'_>, item: &ColumnType, builder: &mut CellValueBuilder<'_>) -> Converted<()> {
     if fixed_in_vector(item) {
         write(value, item, builder.make_sub_writer_without_size())?;
@@ -299,7 +299,7 @@ fn write_vector_item(value: &Value<'_>, item: &ColumnType, builder: &mut CellVal
     Ok(())
 }
 
-/// The types whose items have no size in a vector (Cassandra's `valueLengthIfFixed`).
+/// The types whose items have no length in a vector (Cassandra's `valueLengthIfFixed`).
 pub(super) fn fixed_in_vector(ty: &ColumnType) -> bool {
     match ty {
         ColumnType::Boolean
@@ -319,7 +319,7 @@ fn append_vint(builder: &mut CellValueBuilder<'_>, value: i64) {
     append_unsigned_vint(builder, (value << 1 ^ value >> 63) as u64);
 }
 
-/// The protocol's vint: as many leading ones in the first byte as bytes follow.
+/// The protocol's vint: the first byte begins with as many ones as bytes follow.
 fn append_unsigned_vint(builder: &mut CellValueBuilder<'_>, value: u64) {
     let bits = 64 - (value | 1).leading_zeros() as usize;
     let extra = bits.saturating_sub(1) / 7;
@@ -354,7 +354,7 @@ mod tests {
         bytes
     }
 
-    /// How many values a row has on the wire, and what they are.
+    /// The number of values of a row on the wire, and their bytes.
     fn cells(row: &impl SerializeRow) -> (usize, Vec<u8>) {
         let mut bytes = Vec::new();
         let mut writer = RowWriter::new(&mut bytes);
@@ -383,7 +383,7 @@ mod tests {
             prop_assert_eq!(cells(&row), longs(&stamped));
             prop_assert_eq!(cells(&Unstamped(&row)), longs(&own));
             prop_assert_eq!(row.timestamp_us, at);
-            // A cell of the key is written as it is on the wire.
+            // The cells of the key are written as on the wire.
             let all: Vec<usize> = (0..own.len()).collect();
             prop_assert_eq!(row.key(&all).into_vec(), longs(&own).1);
         }
@@ -402,7 +402,7 @@ mod tests {
             prop_assert_eq!(ours(&Value::Time(nanos, Unit::Nanos), &ColumnType::Time), theirs(&CqlTime(nanos), NativeType::Time));
             let unscaled = long.to_be_bytes().to_vec();
             let decimal = Value::Decimal { unscaled: unscaled.clone().into(), scale: int };
-            // In as few bytes as the number takes, for a key is found by its bytes.
+            // In as few bytes as the number needs, because a key is found by its bytes.
             let shortest = crate::store::decimal::from_i64(long);
             let driver = CqlDecimal::from_signed_be_bytes_and_exponent(shortest.clone(), int);
             prop_assert_eq!(ours(&decimal, &ColumnType::Decimal), theirs(&driver, NativeType::Decimal));

@@ -29,44 +29,44 @@ use crate::certificates::PemFiles;
 use crate::retry::Class;
 use crate::store::{Consistency, SerialConsistency, StoreError, classify};
 
-/// Reads a secret when it is needed; the error says why it cannot be read, without the secret.
+/// Reads a secret when it is needed. The error says why it cannot be read, without the secret.
 pub type Secret = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
 /// How to reach the cluster.
 #[derive(Clone)]
 pub struct ScyllaOptions {
-    /// Contact points, `host:port`; the port is 9042 where it is left out.
+    /// Contact points, `host:port`; the default port is 9042.
     pub nodes: Vec<String>,
     /// The keyspace of unqualified tables.
     pub keyspace: Option<String>,
-    /// The preferred datacenter; without one, all nodes are alike.
+    /// The preferred datacenter; without one, all nodes are treated alike.
     pub datacenter: Option<String>,
-    /// The preferred rack in it.
+    /// The preferred rack in that datacenter.
     pub rack: Option<String>,
-    /// Whether other datacenters are used while the preferred one is away. LOCAL levels then mean theirs.
+    /// Whether other datacenters are used while the preferred one is down. LOCAL levels then refer to theirs.
     pub failover: bool,
-    /// The level of every statement that names none.
+    /// The consistency level of every statement that sets none.
     pub consistency: Consistency,
-    /// The level of the Paxos phase of every statement that names none.
+    /// The consistency level of the Paxos phase of every statement that sets none.
     pub serial_consistency: SerialConsistency,
-    /// User, with `password`.
+    /// The user that logs in with `password`.
     pub username: Option<String>,
-    /// Asked for at each new connection, so that a changed file is seen.
+    /// Read for each new connection, so that a changed file is noticed.
     pub password: Option<Secret>,
-    /// Encrypts, and checks the nodes' certificates, when given.
+    /// If given, connections are encrypted and the nodes' certificates verified.
     pub tls: Option<PemFiles>,
     /// `lz4`, `snappy` or none.
     pub compression: Option<Compression>,
-    /// Longest wait for an answer, all attempts together.
+    /// Longest wait for an answer, over all attempts.
     pub request_timeout: Duration,
     /// Longest wait for a new connection, and then for its TLS handshake.
     pub connect_timeout: Duration,
-    /// Longest wait for a session. Contact points are tried one after the other, in another order each time, and of the cluster's nodes all at once, so that an
-    /// honest opening takes a few of the limits above.
+    /// Longest wait for a session. Contact points are tried one after the other, in a different order each time, but the cluster's nodes all at once, so that
+    /// a regular opening takes a few of the limits above.
     pub open_timeout: Duration,
-    /// How often a connection is asked whether it lives.
+    /// How often a keepalive is sent on a connection.
     pub keepalive_interval: Duration,
-    /// How long it may take to answer before it is given up, with all that waits on it.
+    /// How long the answer to a keepalive may take before the connection is given up, with all requests that wait on it.
     pub keepalive_timeout: Duration,
 }
 
@@ -93,7 +93,7 @@ impl Default for ScyllaOptions {
     }
 }
 
-/// Opens the session and checks what the driver would find out only later: that it knows the cluster, and that the datacenter exists.
+/// Opens the session, and checks at once what the driver would find out only later: that it knows the cluster, and that the datacenter exists.
 pub(super) async fn connect(options: &ScyllaOptions, retries: CountingRetries) -> Result<Session, StoreError> {
     let mut policy = DefaultPolicy::builder()
         .token_aware(true)
@@ -123,7 +123,7 @@ pub(super) async fn connect(options: &ScyllaOptions, retries: CountingRetries) -
         .tcp_keepalive_interval(Duration::from_secs(10))
         .driver_config_reporting(false);
     if let Some(keyspace) = &options.keyspace {
-        // As CQL has it: a quoted name keeps its case.
+        // As in CQL, a quoted name keeps its case.
         let quoted = keyspace.strip_prefix('"').and_then(|k| k.strip_suffix('"'));
         builder = builder.use_keyspace(quoted.unwrap_or(keyspace), quoted.is_some());
     }
@@ -150,8 +150,8 @@ pub(super) async fn connect(options: &ScyllaOptions, retries: CountingRetries) -
     Ok(session)
 }
 
-/// Refuses a session that knows nothing of the cluster. The driver opens one all the same where its first questions fail: without tables and
-/// datacenters, so that no statement is routed and no partition key is checked.
+/// Refuses a session that knows nothing about the cluster. If its first queries fail, the driver opens a session all the same, but without tables and
+/// datacenters: no statement is routed and no partition key is checked.
 fn check_metadata(session: &Session) -> Result<(), StoreError> {
     let state = session.get_cluster_state();
     // Every server has keyspaces of its own.
@@ -165,7 +165,7 @@ fn check_metadata(session: &Session) -> Result<(), StoreError> {
     ))
 }
 
-/// The driver waits without a limit for a contact point that is silent in its TLS handshake, and for others one after the other.
+/// The driver waits without limit for a contact point that does not answer in its TLS handshake, and for others one after the other.
 fn not_open(limit: Duration) -> StoreError {
     let message = format!(
         "no session within {limit:?}: a contact point accepts connections and does not answer, or many do not answer at all"
@@ -173,14 +173,14 @@ fn not_open(limit: Duration) -> StoreError {
     StoreError::transient("timeout", message)
 }
 
-/// The error with what is wrong about TLS, which the driver does not tell.
+/// The error with the reason why TLS fails, which the driver does not report.
 async fn explained(mut error: StoreError, options: &ScyllaOptions) -> StoreError {
     if let Some(tls) = &options.tls
         && error.class == Class::Transient
         && let Ok(context) = tls_context(tls)
     {
         let (nodes, limit) = (options.nodes.clone(), options.connect_timeout);
-        // Without an answer the error stays as it is. Many nodes that are away may take their limits one after the other.
+        // Without a result the error stays as it is. With many nodes down, their time limits may add up.
         let found = tokio::task::spawn_blocking(move || diagnose::tls(context, &nodes, limit));
         if let Ok(Ok(Some(reason))) = timeout(options.open_timeout, found).await {
             error.message = reason;
@@ -232,7 +232,7 @@ fn tls_context(tls: &PemFiles) -> Result<SslConnectorBuilder, StoreError> {
     Ok(builder)
 }
 
-/// Adds the authorities of the system: OpenSSL built from source looks for them where nobody has put any.
+/// Adds the system's certificate authorities: an OpenSSL built from source looks for them in a directory where usually nothing is installed.
 fn system_authorities(builder: &mut SslConnectorBuilder) {
     let found = openssl_probe::probe();
     let places = found
@@ -247,18 +247,18 @@ fn system_authorities(builder: &mut SslConnectorBuilder) {
     }
 }
 
-/// User and password by SASL PLAIN (RFC 4616), the password read anew for each connection.
+/// Logs in with user and password by SASL PLAIN (RFC 4616). The password is read again for each connection.
 struct Login {
     username: String,
     password: Option<Secret>,
 }
 
-/// A server that asks for more than PLAIN gives is not one of ours.
+/// Refuses a server that asks for more than PLAIN provides.
 struct PlainSession;
 
 type Boxed<'f, T> = Pin<Box<dyn Future<Output = Result<T, AuthError>> + Send + 'f>>;
 
-// The driver's traits are made by `async_trait`; these are the signatures that it makes.
+// `async_trait` generates the driver's traits; these are the signatures that it generates.
 impl AuthenticatorProvider for Login {
     fn start_authentication_session<'s, 'n, 'f>(
         &'s self,
@@ -304,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_with_a_node_that_answers_nothing_is_given_up_and_the_node_named() {
-        // Never accepted: the system takes connections for it.
+        // Nobody accepts the connection: the operating system completes it.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let node = silent.local_addr().unwrap().to_string();
         let options = ScyllaOptions {
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn without_a_file_the_authorities_of_the_system_are_trusted() {
-        // A machine without any has none to trust.
+        // A machine without any authorities has none to trust.
         let Some(file) = openssl_probe::probe().cert_file else {
             return;
         };

@@ -14,7 +14,7 @@ use openssl::x509::X509VerifyResult;
 /// An OPTIONS request of CQL 4: version, flags, stream, opcode, length.
 const OPTIONS: [u8; 9] = [4, 0, 0, 0, 5, 0, 0, 0, 0];
 
-/// What is wrong with TLS to the first of these nodes that can be reached and has something wrong; none if nothing is. Each wait for an address has this limit.
+/// The TLS problem of the first of these nodes that can be reached and has one; `None` if none has. Each wait for an address has this time limit.
 pub(super) fn tls(context: SslConnectorBuilder, nodes: &[String], limit: Duration) -> Option<String> {
     let tls = context.build();
     nodes.iter().find_map(|node| problem(&tls, node, limit))
@@ -26,7 +26,7 @@ fn problem(tls: &SslConnector, node: &str, limit: Duration) -> Option<String> {
     } else {
         format!("{node}:9042")
     };
-    // The driver tries them all, too.
+    // The driver tries all addresses, too.
     let mut addresses = with_port.to_socket_addrs().ok()?;
     addresses.find_map(|address| problem_at(tls, address, limit))
 }
@@ -37,7 +37,7 @@ fn problem_at(tls: &SslConnector, address: SocketAddr, limit: Duration) -> Optio
     stream.set_write_timeout(Some(limit)).ok()?;
     let configured = tls.configure().ok()?;
     let silent = format!("TLS with {address}: the node accepts connections and does not answer");
-    // As the driver does it: certificates must name the address.
+    // Like the driver, verify that the certificate names the address.
     let mut stream = match configured.connect(&address.ip().to_string(), stream) {
         Ok(stream) => stream,
         Err(HandshakeError::Failure(stream)) => {
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn each_address_of_a_name_is_tried() {
-        // Never accepted: the system takes connections for it. Where `::1` comes first, nobody listens there.
+        // Nobody accepts the connection: the operating system completes it. If `::1` comes first, nobody listens there.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = silent.local_addr().unwrap();
         let context = SslConnector::builder(SslMethod::tls_client()).unwrap();

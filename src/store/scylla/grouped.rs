@@ -24,10 +24,10 @@ use crate::store::{Kind, Prepared, Statement, StatementOptions, StoreError, clas
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::scrub::scrub;
 
-/// How often refused batches of a statement are logged, for each reason.
+/// How often refused batches of a statement are logged, per reason.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// A row of a write in the form of the wire, for a batch with others.
+/// A row of a write in wire format, to be sent in a batch with others.
 #[derive(Debug)]
 pub struct EncodedRow {
     row: Encoded,
@@ -35,12 +35,12 @@ pub struct EncodedRow {
 }
 
 impl EncodedRow {
-    /// How many bytes its values take.
+    /// The size of its values in bytes.
     pub fn bytes(&self) -> usize {
         self.row.len()
     }
 
-    /// What rows that may share a batch have in common, to be taken once: the partition key, or nothing where partitions do not matter.
+    /// What rows that may share a batch have in common, to be taken once: the partition key, or nothing if a batch may span partitions.
     pub fn take_place(&mut self) -> Box<[u8]> {
         std::mem::take(&mut self.place)
     }
@@ -48,14 +48,14 @@ impl EncodedRow {
 
 #[cfg(test)]
 impl EncodedRow {
-    /// One without values.
+    /// A row without values.
     pub(crate) fn of_place(place: Box<[u8]>) -> Result<EncodedRow, StoreError> {
         let row = Encoded::new(&[], &[], (0, 0))?;
         Ok(EncodedRow { row, place })
     }
 }
 
-/// Rows that wait, by statement and partition.
+/// The waiting rows, by statement and partition.
 pub(super) type Groups = group::Groups<(u64, Box<[u8]>), Encoded>;
 
 /// How the rows of a statement are grouped.
@@ -63,13 +63,13 @@ pub(super) type Groups = group::Groups<(u64, Box<[u8]>), Encoded>;
 pub(super) struct Grouping {
     pub(super) options: GroupOptions,
     pub(super) stats: Arc<GroupStats>,
-    /// Tells statements apart, in every session.
+    /// A number that is unique among the statements of all sessions.
     statement: u64,
-    /// The statement of a batch: with a marker for the timestamp.
+    /// The statement for batches, with a marker for the timestamp.
     stamped: PreparedStatement,
-    /// The place of that marker among all.
+    /// The index of that marker among all markers.
     stamp: usize,
-    /// The places of the partition key among the statement's own markers; none where partitions do not matter.
+    /// The indexes of the partition key among the statement's own markers; empty if a batch may span partitions.
     key: Vec<usize>,
     /// Keeps refused batches from filling the log.
     limiter: Limiter<&'static str>,
@@ -79,7 +79,7 @@ fn refused(message: &str) -> StoreError {
     StoreError::permanent("invalid", message)
 }
 
-/// Refuses to group what may not be repeated.
+/// Refuses to group a statement that must not be repeated.
 pub(super) fn check(options: &StatementOptions) -> Result<(), StoreError> {
     if options.group.is_some() && !options.idempotent {
         return Err(refused(
@@ -90,7 +90,7 @@ pub(super) fn check(options: &StatementOptions) -> Result<(), StoreError> {
 }
 
 impl Grouping {
-    /// The grouping of a statement, which is `stamped` with a marker for the timestamp.
+    /// The grouping of a statement; `stamped` is the same statement with a marker for the timestamp.
     pub(super) fn of(
         group: GroupOptions,
         prepared: &PreparedStatement,
@@ -122,7 +122,7 @@ impl Grouping {
         })
     }
 
-    /// Tells of a batch that the database refuses.
+    /// Logs a batch that the database refuses.
     fn tell(&self, statement: &Statement, rows: usize, error: &StoreError) {
         if let Some(suppressed) = self.limiter.admit(error.label, Instant::now()) {
             tracing::warn!(
@@ -138,8 +138,8 @@ impl Grouping {
 }
 
 impl ScyllaStore {
-    /// Encodes a row for [`ScyllaStore::write_rows`]. None where its statement has no groups, where the row fills one by itself, and where it cannot be
-    /// encoded: then it is to be written by itself, which tells why.
+    /// Encodes a row for [`ScyllaStore::write_rows`]. `None` if its statement has no groups, if the row fills one by itself, or if it cannot be encoded:
+    /// then write it alone, which reports why.
     pub fn encode(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Option<EncodedRow> {
         let Prepared::Scylla(inner) = &statement.inner else {
             return None;
@@ -167,7 +167,7 @@ impl ScyllaStore {
         Ok(())
     }
 
-    /// Writes a row as [`crate::store::Store::write`] does, and says how long its request took: what it waits for others before that is no part of it.
+    /// Writes a row as [`crate::store::Store::write`] does, and returns how long its request took, without the wait for other rows before it.
     pub(in crate::store) async fn write_timed(
         &self,
         statement: &Statement,
@@ -188,7 +188,7 @@ impl ScyllaStore {
             .await
     }
 
-    /// Writes a row with others, or by itself where its batch is refused.
+    /// Writes a row with others, or alone if its batch is refused.
     async fn write_grouped(
         &self,
         grouping: &Grouping,

@@ -21,19 +21,19 @@ use openssl::ssl::{ErrorCode, HandshakeError, SslConnector};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// That a port of a node answers holds for so long.
+/// How long an answer from a node's port counts.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Tries handshakes with nodes, for the driver.
 pub(super) struct Handshakes {
     tls: SslConnector,
     limit: Duration,
-    /// Ports of nodes by the ids of these, and when each has answered. A node of ScyllaDB has one more, whose connections go to a shard.
+    /// When each port of a node last answered, by node id and port. ScyllaDB nodes have a second port, whose connections go to a chosen shard.
     answered: Mutex<HashMap<(u128, u16), Instant>>,
 }
 
 impl Handshakes {
-    /// Each may take so long.
+    /// Each handshake may take this long.
     pub(super) fn new(tls: SslConnector, limit: Duration) -> Self {
         Handshakes {
             tls,
@@ -64,7 +64,7 @@ impl Handshakes {
     }
 }
 
-// The driver's trait is made by `async_trait`; this is the signature that it makes.
+// `async_trait` generates the driver's trait; this is the signature that it generates.
 impl AddressTranslator for Handshakes {
     fn translate_address<'s, 'p, 'f>(
         &'s self,
@@ -79,7 +79,7 @@ impl AddressTranslator for Handshakes {
     }
 }
 
-/// Whether there is no connection in time, or a handshake on it neither ends nor fails; none where the connection is refused, which the driver
+/// Whether no connection is established in time, or a handshake on it neither ends nor fails. `None` if the connection is refused, which the driver
 /// finds out by itself.
 async fn is_silent(tls: &SslConnector, address: SocketAddr, limit: Duration) -> Option<bool> {
     let Ok(stream) = timeout(limit, TcpStream::connect(address)).await else {
@@ -104,7 +104,7 @@ async fn is_silent(tls: &SslConnector, address: SocketAddr, limit: Duration) -> 
     Some(timeout(limit, handshake).await.is_err())
 }
 
-/// OpenSSL reads and writes without waiting.
+/// Reads and writes for OpenSSL without blocking.
 struct Through<'s>(&'s TcpStream);
 
 impl Read for Through<'_> {
@@ -138,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_answers_no_handshake_has_no_address() {
-        // Never accepted: the system takes connections for it.
+        // Nobody accepts the connection: the operating system completes it.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let error = handshakes().address(1, silent.local_addr().unwrap()).await.unwrap_err();
         assert!(error.to_string().contains("no TLS handshake"), "{error}");
@@ -146,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_takes_no_connection_in_time_has_no_address() {
-        // Never accepted: once so many wait, the system answers no more.
+        // Nobody accepts the connections: once enough of them wait, the operating system stops answering.
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let full = socket.listen(1).unwrap();
@@ -163,7 +163,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let handshakes = handshakes();
-        // No TLS at all.
+        // The node does not speak TLS.
         let answer = async {
             let (stream, _) = listener.accept().await.unwrap();
             stream.writable().await.unwrap();

@@ -47,17 +47,17 @@ pub use connect::{ScyllaOptions, Secret};
 pub use grouped::EncodedRow;
 pub use watch::DriverFigures;
 
-/// An open session, and what another one is made of when its credentials change.
+/// An open session, and what is needed to open another one when the credentials change.
 pub struct ScyllaStore {
-    /// A lock that nobody holds for long: 30 ns a request, and a session is one loop's own.
+    /// The lock is never held for long: it costs 30 ns per request, and each loop has its own session.
     session: RwLock<Arc<Session>>,
-    /// Boxed: they are large, and stores are moved about while an application is put together.
+    /// Boxed because they are large, and stores are moved while an application is built.
     options: Box<ScyllaOptions>,
-    /// The credentials of the session.
+    /// A hash of the session's credentials.
     credentials: AtomicU64,
-    /// No node could be connected to.
+    /// Notified when no node could be connected to.
     unconnected: Notify,
-    /// Rows that wait for others.
+    /// Rows that wait for others of their group.
     groups: grouped::Groups,
     watch: Watch,
 }
@@ -72,26 +72,26 @@ impl std::fmt::Debug for ScyllaStore {
 #[derive(Debug)]
 pub struct ScyllaStatement {
     prepared: PreparedStatement,
-    /// Handles of writes that are over, for the next: the timestamp is the handle's, and another handle is a dozen counted references.
+    /// Handles of finished writes, for reuse: the timestamp belongs to the handle, and cloning one updates a dozen reference counts.
     handles: Mutex<Vec<PreparedStatement>>,
     warned: AtomicBool,
     group: Option<Box<grouped::Grouping>>,
-    /// Its rows are sorted by the server, over several partitions: of these it gives no pages.
+    /// The server sorts its rows over several partitions, and does not page such results.
     unpaged: bool,
-    /// It selects `*`, so that an answer may have columns that were not prepared.
+    /// It selects `*`, so an answer may have columns that did not exist when it was prepared.
     all_columns: bool,
-    /// It is written to one partition and without a condition, so that a refusal may tell that nothing was applied.
+    /// It writes to one partition and without a condition, so a refusal can prove that nothing was applied.
     plain: bool,
     /// It may change a counter.
     adds: bool,
-    /// Whether it is still taken, where the database refuses to run it.
+    /// Whether the database still accepts it, after a refusal to execute it.
     taken: Taken,
 }
 
 impl ScyllaStore {
     /// Connects: fails transiently while no node answers, fatally for a wrong password, keyspace or datacenter.
     pub async fn connect(options: &ScyllaOptions) -> Result<Self, StoreError> {
-        // Before they are read: what changes meanwhile has changed. What cannot be read is told by who needs it.
+        // Hashed before the credentials are used, so that a change in between is noticed later. Whoever uses unreadable ones reports that.
         let credentials = options.credentials().unwrap_or_default();
         let watch = Watch {
             datacenter: options.datacenter.clone().filter(|_| !options.failover),
@@ -107,25 +107,25 @@ impl ScyllaStore {
         })
     }
 
-    /// What the driver does and sees, as of now.
+    /// The driver's current figures.
     pub fn driver(&self) -> DriverFigures {
         self.watch.figures(&self.session())
     }
 
-    /// The driver's session, for its metrics and for what a store does not do (schema, paging). Another one takes its place when the
-    /// credentials change, so that it is asked for anew for each request.
+    /// The driver's session, for its metrics and for what a store does not offer (schema, paging). It is replaced when the credentials change, so
+    /// get it again for each request.
     pub fn session(&self) -> Arc<Session> {
         Arc::clone(&self.session.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The columns of a table's partition key and of its clustering key; none for a table that is not there.
+    /// The columns of a table's partition key and of its clustering key; `None` if the table does not exist.
     pub(super) fn primary_key(&self, keyspace: &str, table: &str) -> Option<(Vec<String>, Vec<String>)> {
         let state = self.session().get_cluster_state();
         let table = state.get_keyspace(keyspace)?.tables.get(table)?;
         Some((table.partition_key.clone(), table.clustering_key.clone()))
     }
 
-    /// The columns of a table that are lists and not frozen, sorted; none for a table that is not there.
+    /// The columns of a table that are lists and not frozen, sorted; empty if the table does not exist.
     pub(super) fn open_lists(&self, keyspace: &str, table: &str) -> Vec<Column> {
         let state = self.session().get_cluster_state();
         let table = state.get_keyspace(keyspace).and_then(|k| k.tables.get(table));
@@ -141,7 +141,7 @@ impl ScyllaStore {
         lists
     }
 
-    /// The names of a keyspace's tables, sorted; empty for a keyspace that is not there.
+    /// The names of a keyspace's tables, sorted; empty if the keyspace does not exist.
     pub(super) fn tables_of(&self, keyspace: &str) -> Vec<String> {
         let state = self.session().get_cluster_state();
         let tables = state.get_keyspace(keyspace).map(|keyspace| keyspace.tables.keys());
@@ -150,14 +150,14 @@ impl ScyllaStore {
         names
     }
 
-    /// The server's clock: how long it is since 1970 there.
+    /// The server's clock, as the time since 1970.
     ///
     /// # Errors
-    /// Where it does not answer.
+    /// If the server does not answer.
     pub async fn clock(&self) -> Result<Duration, StoreError> {
         const CLOCK: &str = "SELECT toUnixTimestamp(now()) FROM system.local";
         let mut clock = driver::Statement::new(CLOCK);
-        // That of the session may be for writes alone.
+        // The session's own level may be one that only writes accept.
         clock.set_consistency(driver::Consistency::One);
         let answer = self.session().query_unpaged(clock, ()).await;
         let answer = answer.map_err(|e| classify::execution(&e))?;
@@ -172,21 +172,21 @@ impl ScyllaStore {
         prepared.map_err(|e| classify::prepare(&e))
     }
 
-    /// Refuses a look-up with each_quorum where the server reads nothing with it, as ScyllaDB. Cassandra does read; neither says it before a statement
-    /// is run.
+    /// Refuses a look-up with each_quorum if the server does not support that for reads, like ScyllaDB. Cassandra does; neither reports it before a statement
+    /// is executed.
     async fn check_each_quorum(&self) -> Result<(), StoreError> {
         let mut read = driver::Statement::new("SELECT key FROM system.local");
         read.set_consistency(driver::Consistency::EachQuorum);
         let answer = self.session().query_unpaged(read, ()).await;
         match answer.map_err(|e| classify::execution(&e)) {
             Err(error) if error.label == "consistency" => Err(StoreError::permanent("invalid", error.message)),
-            // Whatever else comes of it says nothing of the level.
+            // Any other outcome says nothing about the level.
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
-    /// Refuses a look-up that leaves a part of its partition key open: every node would be asked for every record. Tells whether the server gives no
-    /// pages of it.
+    /// Refuses a look-up that leaves part of its partition key unbound: every node would be asked for every record. Returns whether the server does not
+    /// page its result.
     fn check_partition_key(
         &self,
         scanned: &cql::Scanned<'_>,
@@ -213,14 +213,14 @@ impl ScyllaStore {
         paging::is_unpaged(scanned, &key, prepared.get_page_size())
     }
 
-    /// Refuses a write that cannot be repeated because of a list: the text alone does not tell which columns are lists that are not frozen.
+    /// Refuses a write that cannot be repeated because of a list. The text alone does not show which columns are lists that are not frozen.
     async fn check_lists(&self, text: &str, table: Option<(&str, &str)>) -> Result<(), StoreError> {
         let uses = cql::list_uses(text);
         let Some((keyspace, name)) = table.filter(|_| !uses.is_empty()) else {
             return Ok(());
         };
         if self.primary_key(keyspace, name).is_none() {
-            // It has just been made, perhaps. Where it stays unknown, nothing can be said of it.
+            // The table may have just been created. If it stays unknown, nothing can be said about it.
             let _ = self.session().refresh_metadata().await;
         }
         let lists = self.open_lists(keyspace, name);
@@ -228,9 +228,9 @@ impl ScyllaStore {
         why.map_or(Ok(()), |why| Err(unrepeatable(&why)))
     }
 
-    /// What a failed request of the statement means: one that the database no longer takes as it was prepared is no record's fault.
+    /// Interprets a failed request of the statement: if the database no longer accepts the statement as it was prepared, no record is to blame.
     async fn judge(&self, statement: &Statement, inner: &ScyllaStatement, error: StoreError) -> StoreError {
-        // What could not be bound was never sent.
+        // A value that could not be bound was never sent.
         if error.label == "value" {
             return error;
         }
@@ -239,12 +239,12 @@ impl ScyllaStore {
         self.judge_answer(statement, inner, error).await
     }
 
-    /// The same of an answer that cannot be read.
+    /// The same for an answer that cannot be read.
     async fn judge_answer(&self, statement: &Statement, inner: &ScyllaStatement, error: StoreError) -> StoreError {
         let by_id = error.label == "other_id";
         let prepare = async {
             let now = self.prepared(inner.prepared.get_statement()).await?;
-            // By the old id it may still be run where a server knows both.
+            // A server that knows both ids may still execute the statement by the old one.
             if by_id && now.get_id() != inner.prepared.get_id() {
                 let why = "all nodes have another id for the statement than at the start, as after an upgrade; restart";
                 return Err(StoreError::permanent("other_id", why));
@@ -257,7 +257,7 @@ impl ScyllaStore {
 
     fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, scanned: &cql::Scanned<'_>) {
         prepared.set_is_idempotent(options.idempotent);
-        // What `*` stands for changes with the table, so there each answer says what it has.
+        // The columns behind `*` change with the table, so there each answer carries its own metadata.
         prepared.set_use_cached_result_metadata(!scanned.selects_all());
         prepared.set_request_timeout(options.timeout);
         if let Some(consistency) = options.consistency {
@@ -266,7 +266,7 @@ impl ScyllaStore {
         if let Some(serial) = options.serial_consistency {
             prepared.set_serial_consistency(Some(serial.into()));
         }
-        // An aggregate is computed over pages of this size inside the server, so it keeps the driver's own.
+        // The server computes an aggregate over pages of this size, so an aggregate keeps the driver's default.
         if options.kind == Kind::Lookup && !paging::may_aggregate(scanned) {
             prepared.set_page_size(paging::page(options.rows));
         }
@@ -412,7 +412,7 @@ impl Store for ScyllaStore {
                 Ok(false) => return Ok(gather.end()),
                 Err(error) => return Err(Box::pin(self.judge_answer(statement, inner, error)).await),
             }
-            // A page may be empty though rows follow: the server counts filtered and deleted ones.
+            // A page may be empty although rows follow: the server also counts filtered and deleted rows.
             match next {
                 PagingStateResponse::HasMorePages { state: more } => state = more,
                 PagingStateResponse::NoMorePages => return Ok(gather.end()),
@@ -436,7 +436,7 @@ impl ScyllaStatement {
         self.group.as_ref().map(|group| &group.stats)
     }
 
-    /// Refuses a statement that was prepared again and has markers or columns of other types by now.
+    /// Refuses a statement whose markers or columns have other types now that it was prepared again.
     fn check_types(&self, statement: &Statement, now: &PreparedStatement) -> Result<(), StoreError> {
         let markers = statement.markers.iter().map(|marker| &marker.ty);
         let columns = now.get_current_result_set_col_specs();
@@ -464,7 +464,7 @@ impl ScyllaStatement {
     }
 }
 
-/// A look-up gives columns, a write does not (but for the answer of a conditional one), and both can be repeated unless
+/// A look-up returns columns, a write does not (except the answer of a conditional one), and both can be repeated unless
 /// declared otherwise.
 fn check_kind(
     text: &str,
@@ -491,7 +491,7 @@ fn unrepeatable(why: &str) -> StoreError {
     StoreError::permanent("invalid", message)
 }
 
-/// Whether a column is a list of which elements can be written one by one.
+/// Whether a column is a list whose elements can be written one by one.
 fn is_open_list(ty: &Driver<'_>) -> bool {
     matches!(
         ty,
@@ -502,7 +502,7 @@ fn is_open_list(ty: &Driver<'_>) -> bool {
     )
 }
 
-/// Why a use of a column cannot be repeated, where it is among these lists.
+/// Why a use of a column cannot be repeated, if the column is among these lists.
 fn doubled(used: &cql::ListUse, lists: &[Column]) -> Option<String> {
     let find = |column: &str| lists.iter().find(|list| list.name == column);
     let remedy = |ty: &ColumnType| format!("make the column frozen<{ty}> or a set");

@@ -7,10 +7,10 @@
 use crate::store::cql::{Scanned, TokenKind};
 use crate::store::{Rows, StoreError};
 
-/// Rows of one answer, where a look-up takes many.
+/// The most rows of one page, if a look-up takes many.
 const PAGE: i32 = 1000;
 
-/// Functions that make one value of one row, as Cassandra and ScyllaDB call them, without underscores. Besides, words before the bracket of a tuple.
+/// Functions that compute one value from one row, as Cassandra and ScyllaDB name them, without underscores. Also the words that may precede a tuple.
 const OF_ONE_ROW: [&str; 38] = [
     "select",
     "distinct",
@@ -52,7 +52,7 @@ const OF_ONE_ROW: [&str; 38] = [
     "writetime",
 ];
 
-/// Whether the select list may call an aggregate: `count` and its like, or a function that somebody has made.
+/// Whether the select list may call an aggregate: `count` and the like, or a user-defined function.
 pub(super) fn may_aggregate(scanned: &Scanned<'_>) -> bool {
     let from = scanned.find_word("from").unwrap_or(scanned.tokens.len());
     let unknown = |i: usize| match scanned.tokens[i].kind {
@@ -69,17 +69,17 @@ pub(super) fn may_aggregate(scanned: &Scanned<'_>) -> bool {
     (1..from).any(|i| scanned.is_symbol(i, '(') && unknown(i - 1))
 }
 
-/// Rows of a page of a look-up's answer.
+/// The number of rows in a page of a look-up's result.
 pub(super) fn page(rows: Rows) -> i32 {
     match rows {
         Rows::First => 1,
-        // One more than is wanted tells that there are more.
+        // One more than wanted shows that there are more.
         Rows::List { max, .. } => i32::try_from(max.saturating_add(1)).unwrap_or(PAGE).min(PAGE),
     }
 }
 
-/// Whether the server sorts a look-up's rows over several partitions. Of these it gives no pages, and refuses each request that wants them: all of them come at
-/// once, so that the statement has to say that they are few.
+/// Whether the server sorts a look-up's rows over several partitions. It does not page such results, and refuses requests for pages of them. All rows then
+/// arrive at once, so the statement has to limit their number.
 pub(super) fn is_unpaged(scanned: &Scanned<'_>, partition_key: &[String], page: i32) -> Result<bool, StoreError> {
     if !scanned.sorts_partitions(partition_key.iter().map(String::as_str)) {
         return Ok(false);

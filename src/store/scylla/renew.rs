@@ -24,13 +24,13 @@ use crate::certificates;
 use crate::retry::{Backoff, Jitter};
 use crate::store::{StoreError, classify};
 
-/// Between two looks at the files, while no node can be connected to.
+/// Pause before the files are checked when no node can be connected to.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between attempts with files that are not taken yet: they may have been changed before the server, or one before the other.
+/// Shortest and longest pause between attempts with files that are not accepted yet: they may have been changed before the server, or one before the other.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 impl ScyllaOptions {
-    /// What certificates, key and password are now, to be compared.
+    /// A hash of the current certificates, key and password, for comparison.
     ///
     /// # Errors
     /// What cannot be read, in words.
@@ -46,8 +46,8 @@ impl ScyllaOptions {
 }
 
 impl ScyllaStore {
-    /// Keeps the session's credentials those of the files: looks at them at each change of `again`, when no node can be connected to, and `every` so
-    /// often where there are certificates. Returns when `again` can change no more.
+    /// Keeps the session's credentials equal to the files. Checks the files at each change of `again`, when no node can be connected to, and, if there are
+    /// certificates, at the interval `every`. Returns when `again` can change no more.
     pub async fn keep_credentials(&self, every: Duration, mut again: watch::Receiver<()>) {
         let has_certificates = self.options.tls.is_some();
         loop {
@@ -92,7 +92,7 @@ impl ScyllaStore {
         }
     }
 
-    /// What a failed execution means. Where no node can be connected to, credentials may be why, so they are looked at.
+    /// Classifies a failed execution. If no node can be connected to, the credentials may be the reason, so they are checked.
     pub(super) fn failed(&self, error: &ExecutionError) -> StoreError {
         if let ExecutionError::ConnectionPoolError(_) = error {
             self.unconnected.notify_one();

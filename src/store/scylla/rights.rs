@@ -7,7 +7,7 @@ use ::scylla::value::{CqlValue, Row};
 
 use super::ScyllaStore;
 
-/// What a table's permissions are called.
+/// The permissions on a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permission {
     /// To read it.
@@ -27,15 +27,15 @@ impl Permission {
 }
 
 impl ScyllaStore {
-    /// Whether it is known that the role lacks a permission on a table (`keyspace.table`, as the server has it), those on the keyspace and on
-    /// all of them included.
+    /// Whether it is known that the role lacks a permission on a table (`keyspace.table`, as the server spells it). Permissions on the keyspace and on
+    /// all keyspaces count too.
     pub async fn lacks(&self, role: &str, table: &str, permission: Permission) -> bool {
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         let Some((keyspace, name)) = table.split_once('.') else {
             return false;
         };
         let role = quoted(role);
-        // A superuser may do everything, and has no permissions to be listed.
+        // A superuser may do everything, but no permissions are listed for it.
         let roles = self.told(&format!("LIST ROLES OF {role}"), "super").await;
         let is_super = |value: &Option<CqlValue>| matches!(value, Some(CqlValue::Boolean(true)));
         if roles.is_none_or(|roles| roles.iter().any(is_super)) {
@@ -53,7 +53,7 @@ impl ScyllaStore {
         !permissions.iter().any(is_it)
     }
 
-    /// One column of an answer; none where there is none.
+    /// One column of an answer; `None` if there is no answer or no such column.
     async fn told(&self, cql: &str, column: &str) -> Option<Vec<Option<CqlValue>>> {
         let rows = self
             .session()

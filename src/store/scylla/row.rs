@@ -27,8 +27,8 @@ enum ReadError {
     Convert(#[from] ConvertError),
 }
 
-/// The rows of an answer, one after the other, for as long as `gather` wants more; false where it does not. With `compare` the answer may have
-/// more columns than these, which are left out.
+/// Passes the rows of an answer to `gather`; false as soon as it wants no more. With `compare` the answer may have more columns than these, which
+/// are left out.
 pub(super) fn gather(
     result: QueryResult,
     columns: &[Column],
@@ -61,7 +61,7 @@ pub(super) fn gather(
     Ok(true)
 }
 
-/// Whether these are of the types that they were.
+/// Whether the types are the same as planned.
 pub(super) fn are_still<'p, 'f, 'd: 'f>(
     planned: impl IntoIterator<Item = &'p ColumnType>,
     mut found: impl Iterator<Item = &'f Driver<'d>>,
@@ -70,8 +70,8 @@ pub(super) fn are_still<'p, 'f, 'd: 'f>(
     planned.all(|ty| found.next().is_some_and(|now| is_still(ty, now))) && found.next().is_none()
 }
 
-/// Whether a type is what it was. A type of one's own may have got fields, which are left out; the others keep their places, by which they are read. Nothing is
-/// allocated for scalars: it is asked of each answer.
+/// Whether a type is the same as planned. A UDT may have gained fields, which are left out; the others keep their positions, by which they are read. For
+/// scalars nothing is allocated, because this runs for each answer.
 fn is_still(planned: &ColumnType, found: &Driver<'_>) -> bool {
     use ColumnType as Planned;
     match (planned, found) {
@@ -109,8 +109,8 @@ fn is_still(planned: &ColumnType, found: &Driver<'_>) -> bool {
     }
 }
 
-/// The places of columns that are to be left out. Refuses an answer whose columns are of other types than these, where the server tells: the bytes of one type
-/// would be read as another's.
+/// The positions of columns to leave out. Refuses an answer whose columns have other types than these, if the server reports them: the bytes of one type would
+/// be read as another's.
 pub(super) fn check_columns(
     found: ColumnSpecs<'_, '_>,
     columns: &[Column],
@@ -127,8 +127,8 @@ pub(super) fn check_columns(
     Err(StoreError::fatal("columns_changed", why))
 }
 
-/// The places of columns that the table has got since the pipeline was checked: `SELECT *` gives them among the others, whose order stays. Refuses an
-/// answer in which one of those is missing, or is of another type: what stands there would be taken for something else.
+/// The positions of columns that were added to the table since the pipeline was checked: `SELECT *` returns them among the others, which keep their order.
+/// Refuses an answer in which a planned column is missing or has another type, because its values would be misread.
 fn added_columns<'n>(
     found: impl Iterator<Item = (&'n str, &'n Driver<'n>)>,
     columns: &[Column],
@@ -251,7 +251,7 @@ fn read_nullable(bytes: Option<&[u8]>, ty: &ColumnType) -> Result<Value<'static>
     bytes.map_or(Ok(Value::Null), |bytes| read(bytes, ty))
 }
 
-/// Fields that were added to a type after the row was written are missing at its end.
+/// A value written before fields were added to its type ends before them.
 fn read_field(rest: &mut &[u8], ty: &ColumnType) -> Result<Value<'static>, ReadError> {
     if rest.is_empty() {
         Ok(Value::Null)
@@ -274,7 +274,7 @@ fn take<'b>(rest: &mut &'b [u8], n: usize, ty: &ColumnType) -> Result<&'b [u8], 
     Ok(head)
 }
 
-/// A value behind its size; a negative size is null.
+/// A value after its length; a negative length is null.
 fn cell<'b>(rest: &mut &'b [u8], ty: &ColumnType) -> Result<Option<&'b [u8]>, ReadError> {
     let size = i32::from_be_bytes(fixed(take(rest, 4, ty)?, ty)?);
     usize::try_from(size).ok().map(|n| take(rest, n, ty)).transpose()
@@ -468,7 +468,7 @@ mod tests {
                 false,
             ),
             (address(&[("a", &int), ("b", &text)]), address(&[("a", &int)]), false),
-            // Made anew in another order.
+            // Created again with the fields in another order.
             (
                 address(&[("a", &int), ("b", &int)]),
                 address(&[("b", &int), ("a", &int)]),

@@ -18,12 +18,12 @@ use tokio::time::timeout;
 use crate::retry::Class;
 use crate::store::{StoreError, no_longer_taken};
 
-/// What was found out holds for so long.
+/// How long a result is valid.
 const AGAIN: Duration = Duration::from_secs(5);
-/// The driver sets no time limit to a preparation.
+/// Time limit of a preparation; the driver sets none.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Words for a table, a column or a keyspace that is not there, of Cassandra and ScyllaDB.
+/// Words of Cassandra and ScyllaDB for a table, a column or a keyspace that does not exist.
 const GONE: [&str; 5] = [
     "unconfigured table",
     "does not exist",
@@ -32,13 +32,13 @@ const GONE: [&str; 5] = [
     "Unrecognized name",
 ];
 
-/// What is known of one statement, and since when.
+/// What is known about one statement, and since when.
 #[derive(Debug, Default)]
 pub(super) struct Taken(Mutex<Option<(Instant, Found)>>);
 
 #[derive(Debug, Clone)]
 enum Found {
-    /// It is taken, by a schema that all nodes have: a refusal is the record's own.
+    /// It is accepted under a schema that all nodes have: a refusal is due to the record.
     Taken,
     /// It is refused, with the reason.
     Refused(StoreError),
@@ -47,7 +47,7 @@ enum Found {
 }
 
 impl Taken {
-    /// What an error of the statement means; `prepare` prepares it again, and `agree` tells whether all nodes have one schema.
+    /// Interprets an error of the statement. `prepare` prepares it again, and `agree` tells whether all nodes have the same schema.
     pub(super) async fn judge(
         &self,
         error: StoreError,

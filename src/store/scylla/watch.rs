@@ -11,27 +11,27 @@ use ::scylla::policies::retry::{DefaultRetrySession, RequestInfo, RetryDecision,
 
 use crate::store::classify;
 
-/// What the driver does and sees.
+/// Figures about the driver's work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DriverFigures {
     /// Nodes that requests may go to.
     pub nodes: usize,
-    /// Those of them that it is connected to.
+    /// Those of them that the driver is connected to.
     pub connected: usize,
-    /// Failed requests that it sent again.
+    /// Failed requests that the driver sent again.
     pub retries: u64,
 }
 
-/// Where the driver's work shows.
+/// Collects those figures.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// The only datacenter that requests go to, if it is one.
+    /// The only datacenter that requests go to, if they go to only one.
     pub(super) datacenter: Option<String>,
     pub(super) retries: Arc<AtomicU64>,
 }
 
 impl Watch {
-    /// The policy of a session that is to be watched.
+    /// The retry policy for a session to be observed.
     pub(super) fn retries(&self) -> CountingRetries {
         CountingRetries(Arc::clone(&self.retries))
     }
@@ -52,8 +52,8 @@ impl Watch {
     }
 }
 
-/// The driver's own policy, counted, but that what is not idempotent is only repeated where nothing was applied: the driver takes `Unavailable`, and
-/// a reading that timed out, for that whatever was asked.
+/// The driver's own policy, with a counter and one restriction: a statement that is not idempotent is repeated only if nothing was applied. The driver assumes
+/// that for `Unavailable`, and for a read that timed out, whatever the statement.
 #[derive(Debug)]
 pub(super) struct CountingRetries(Arc<AtomicU64>);
 
@@ -73,7 +73,7 @@ struct CountingSession {
 
 impl RetrySession for CountingSession {
     fn decide_should_retry(&mut self, request: RequestInfo<'_>) -> RetryDecision {
-        // It may be a counter's: what was asked is not known here.
+        // The statement is not known here, so it may be a counter's.
         if !request.is_idempotent && !classify::refused(request.error, true) {
             return RetryDecision::DontRetry;
         }

@@ -9,7 +9,7 @@ use crate::store::ColumnType;
 use crate::store::cql::{Scanned, TokenKind, scan};
 
 impl Select {
-    /// Refuses what would find other rows than in CQL, or in another order.
+    /// Refuses a look-up that would find other rows than in CQL, or return them in another order.
     pub(super) fn refuse_other_order(&self, table: &Table) -> Refused<()> {
         let s = scan(&self.text);
         let order = s.find_word("order").filter(|i| s.is_word(i + 1, "by"));
@@ -49,7 +49,7 @@ impl Change {
             let ty = table.type_of(column);
             let is_key = table.key().any(|key| key.eq_ignore_ascii_case(column));
             if !is_key && ty == ColumnType::Decimal && text.trim_start_matches('-').parse::<i64>().is_ok() {
-                // A whole number is read back as it is. In a key it would be another one than what is bound.
+                // A whole number reads back unchanged. In a key it would differ from a bound value.
                 continue;
             }
             for token in scan(text).tokens {
@@ -60,7 +60,7 @@ impl Change {
     }
 }
 
-/// Refuses a literal that is written in another form than its column's values are stored in.
+/// Refuses a literal whose form differs from the one in which the column's values are stored.
 fn bindable_only(column: &str, ty: &ColumnType, literal: TokenKind, text: &str) -> Refused<()> {
     use ColumnType as C;
     let other = match literal {
@@ -76,7 +76,7 @@ fn bindable_only(column: &str, ty: &ColumnType, literal: TokenKind, text: &str) 
     }
 }
 
-/// Whether what is stored has the order of the values.
+/// Whether the stored form sorts like the values.
 fn is_in_order(ty: &ColumnType) -> bool {
     use ColumnType as C;
     !matches!(
@@ -108,14 +108,14 @@ fn is_ranged(s: &Scanned<'_>, i: usize) -> bool {
     s.is_symbol(next, '<') || s.is_symbol(next, '>') || s.is_word(next, "between")
 }
 
-/// Whether a sum or a mean of the column at token `i` is asked for that SQLite reckons in floating point, and CQL exactly.
+/// Whether it asks for a sum or an average of the column at token `i` that SQLite computes in floating point, but CQL exactly.
 fn is_summed(s: &Scanned<'_>, i: usize, ty: &ColumnType) -> bool {
     use ColumnType as C;
     is_given_to(s, i, "sum") && matches!(ty, C::Decimal | C::Varint)
         || is_given_to(s, i, "avg") && !matches!(ty, C::Float | C::Double)
 }
 
-/// Whether token `i` is the first that this function is given.
+/// Whether token `i` is the first argument of this function.
 fn is_given_to(s: &Scanned<'_>, i: usize, function: &str) -> bool {
     i >= 2 && s.is_symbol(i - 1, '(') && s.is_word(i - 2, function)
 }

@@ -43,7 +43,7 @@ use crate::retry::Class;
 /// What a commit waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Synchronous {
-    /// The operating system: safe against the end of the process, not against that of the power.
+    /// The operating system: safe if the process ends, but not if the power fails.
     #[default]
     Normal,
     /// The disk.
@@ -53,16 +53,16 @@ pub enum Synchronous {
 /// Where the file is, and how it is used.
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
-    /// The database file; made if it is not there.
+    /// The database file; created if it does not exist.
     pub path: PathBuf,
     /// What a commit waits for.
     pub synchronous: Synchronous,
-    /// Connections for look-ups, which is how many run at once.
+    /// Connections for look-ups; this many run at once.
     pub readers: usize,
 }
 
 impl SqliteOptions {
-    /// The defaults, for this file.
+    /// The defaults for this file.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         SqliteOptions {
             path: path.into(),
@@ -72,13 +72,13 @@ impl SqliteOptions {
     }
 }
 
-/// See the module's page.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct SqliteStore {
     writer: writer::Handle,
     readers: Box<[Mutex<Connection>]>,
     next_reader: AtomicUsize,
-    /// Counts changes that Messina makes to tables, so that look-ups are adapted anew.
+    /// Counts the changes that Messina makes to tables, so that look-ups are adapted again.
     generation: Arc<AtomicU64>,
     /// See [`place`].
     place: Arc<str>,
@@ -95,22 +95,22 @@ pub(super) enum SqliteStatement {
 #[derive(Debug)]
 pub(super) struct WriteStatement(Arc<writer::Write>);
 
-/// A look-up, and its SQL as of a generation of the tables.
+/// A look-up, and its SQL for one generation of the tables.
 #[derive(Debug)]
 pub(super) struct Lookup {
     select: Select,
     sql: Mutex<(u64, Arc<str>)>,
-    /// Of each result column, whether an empty collection is null, as in CQL.
+    /// For each result column, whether an empty collection is null, as in CQL.
     unfrozen: Box<[bool]>,
 }
 
 impl SqliteStore {
-    /// Opens or makes the file, and starts the writer's thread.
+    /// Opens or creates the file, and starts the writer's thread.
     pub fn open(options: &SqliteOptions) -> Result<Self, StoreError> {
         SqliteStore::open_as(options, &options.path)
     }
 
-    /// The same, for tables that are those of `file`.
+    /// The same, but errors name `file` as the place of the tables.
     fn open_as(options: &SqliteOptions, file: &Path) -> Result<Self, StoreError> {
         let writer = connection(options)?;
         let mut readers = Vec::new();
@@ -132,8 +132,8 @@ impl SqliteStore {
         })
     }
 
-    /// A store in memory with the tables of the file and none of their rows, for a check that changes nothing. The file must
-    /// be there.
+    /// A store in memory with the tables of the file but none of their rows, for a check that changes nothing. The file must
+    /// exist.
     pub async fn open_tables_of(path: &Path) -> Result<Self, StoreError> {
         let tables = {
             let mut uri = "file:".to_owned();
@@ -143,7 +143,7 @@ impl SqliteStore {
                     c => uri.push(c),
                 }
             }
-            // Without a log beside it nothing is written at all, not even the files of shared memory.
+            // If there is no log file, nothing is written at all, not even the shared-memory files.
             let log = path.with_file_name(format!(
                 "{}-wal",
                 path.file_name().unwrap_or_default().to_string_lossy()
@@ -170,17 +170,17 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Copies a database file as it is now to a file that is not there yet. The original is only read.
+    /// Copies a database file as it is now to a file that does not exist yet. The original is only read.
     ///
     /// # Errors
-    /// A file that is not there, or no room.
+    /// If the file does not exist, or there is no space.
     pub fn copy(path: &Path, to: &Path) -> Result<(), StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let copy = || Connection::open_with_flags(path, flags)?.execute("VACUUM INTO ?1", [to.to_string_lossy()]);
         copy().map(drop).map_err(|e| of_file(path, &e))
     }
 
-    /// Runs statements that are no part of a pipeline, such as those that make the demo's tables; SQLite's dialect.
+    /// Runs statements that do not belong to a pipeline, such as those that create the demo's tables; in SQLite's dialect.
     pub async fn execute_script(&self, sql: &str) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.writer
@@ -200,7 +200,7 @@ impl SqliteStore {
             .collect())
     }
 
-    /// A free read connection, or the next one when all are busy.
+    /// A free read connection; if all are busy, waits for the next one.
     fn reader(&self) -> MutexGuard<'_, Connection> {
         let first = self.next_reader.fetch_add(1, Ordering::Relaxed);
         for i in 0..self.readers.len() {
@@ -210,13 +210,13 @@ impl SqliteStore {
                 Err(TryLockError::WouldBlock) => {}
             }
         }
-        // A statement that panicked was dropped, and with it reset: the connection is sound.
+        // A statement that panicked was dropped and thereby reset, so the connection is sound.
         self.readers[first % self.readers.len()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The SQL of a look-up, adapted anew when a table may have got Messina's columns since.
+    /// The SQL of a look-up, adapted again if a table may have received Messina's columns since.
     fn sql(&self, lookup: &Lookup, connection: &Connection) -> Result<Arc<str>, StoreError> {
         let now = self.generation.load(Ordering::Acquire);
         let mut cached = lookup.sql.lock().unwrap_or_else(PoisonError::into_inner);
@@ -280,7 +280,7 @@ impl Store for SqliteStore {
             ));
         }
         if let Some(ttl) = options.ttl {
-            // The same rules as for CQL, whose text is not needed here.
+            // The same rules as for CQL; the resulting text is not needed here.
             let using = cql::Using {
                 ttl: Some(ttl),
                 timestamp: false,
@@ -395,7 +395,7 @@ fn at_marker(name: &str, error: super::convert::ConvertError) -> StoreError {
     StoreError::permanent("value", format!("marker :{name}: {error}"))
 }
 
-/// Preparing a statement has failed that was taken once.
+/// The error when a statement that was accepted before can no longer be prepared.
 fn refused(error: StoreError) -> StoreError {
     match error.class {
         Class::Permanent => no_longer_taken(&error),
@@ -403,7 +403,7 @@ fn refused(error: StoreError) -> StoreError {
     }
 }
 
-/// What it means that a statement failed: one that is refused when it is prepared again is no record's fault.
+/// Interprets the failure of a statement: if the statement is refused when it is prepared again, no record is to blame.
 fn judge(connection: &Connection, sql: &str, error: &rusqlite::Error) -> StoreError {
     let error = classify::sqlite(error);
     if error.label != "invalid" {
@@ -419,7 +419,7 @@ fn invalid(message: String) -> StoreError {
     StoreError::permanent("invalid", message)
 }
 
-/// What stands behind an error of a file: where that is, if its path does not say so. From another folder than was meant it is another file.
+/// A suffix for errors about a file: its full path, unless its path is absolute. From another working directory a relative path means another file.
 fn place(file: &Path) -> String {
     match std::path::absolute(file) {
         Ok(whole) if file.is_relative() && file != Path::new(":memory:") => {
@@ -432,7 +432,7 @@ fn place(file: &Path) -> String {
     }
 }
 
-/// An error of a file, which it names.
+/// An error that names its file.
 fn of_file(file: &Path, error: &rusqlite::Error) -> StoreError {
     let mut error = classify::sqlite(error);
     error.message = format!("{}: {}{}", file.display(), error.message, place(file));
@@ -443,7 +443,7 @@ fn connection(options: &SqliteOptions) -> Result<Connection, StoreError> {
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open(&options.path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
-        // A name in quotes that no column has would be a text.
+        // Otherwise a quoted name that matches no column would be a text.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         let synchronous = match options.synchronous {
@@ -465,14 +465,14 @@ fn is_empty(collection: &Value<'_>) -> bool {
     }
 }
 
-/// Milliseconds since 1970: when a TTL counts from, and whether it is over.
+/// Milliseconds since 1970: TTLs count from here and are compared with it.
 fn now_millis() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_millis() as i64)
 }
 
-/// How many types stand within one another.
+/// How deep types are nested.
 fn levels(declared: &str) -> usize {
     let depths = declared.chars().scan(0usize, |depth, c| {
         match c {
@@ -485,7 +485,7 @@ fn levels(declared: &str) -> usize {
     depths.max().unwrap_or(0)
 }
 
-/// A column type that SQLite can hold unharmed, as declared.
+/// Reads a declared column type; refuses one whose values SQLite would change.
 fn declared_type(table: &str, column: &str, declared: &str) -> Result<ColumnType, StoreError> {
     match ColumnType::parse(declared) {
         Some(ColumnType::Ascii) => Err(invalid(format!(
@@ -522,7 +522,7 @@ mod tests {
             "{refused}"
         );
         assert_eq!(declared_type("t", "c", "address").unwrap(), ColumnType::Any);
-        // Side by side they are no deeper, though one of them is not known.
+        // Types side by side are not deeper, even if one of them is unknown.
         let beside = format!("tuple<{}address>", "list<int>, ".repeat(2 * MAX_LEVELS));
         assert_eq!(declared_type("t", "c", &beside).unwrap(), ColumnType::Any);
     }

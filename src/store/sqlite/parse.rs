@@ -14,13 +14,13 @@ pub(super) struct Select {
     pub(super) text: String,
     /// The table's name, without its keyspace.
     pub table: String,
-    /// Where the table is named, keyspace included.
+    /// The position of the table's name, keyspace included.
     pub(super) table_span: Range<usize>,
-    /// Parts of CQL that SQLite has not.
+    /// Parts of CQL that SQLite does not have.
     pub(super) dropped: Vec<Range<usize>>,
-    /// Result columns that are a bare column, by position; `None` if the list has a `*`.
+    /// Result columns that are plain columns, by position; `None` if the list has a `*`.
     pub(super) items: Option<Vec<Option<String>>>,
-    /// Markers in order of their first place, and the column each is compared with; `LIMIT` has none.
+    /// Markers in order of first appearance, and the column each is compared with; `LIMIT` has none.
     pub(super) markers: Vec<(String, Option<String>, Compared)>,
 }
 
@@ -29,13 +29,13 @@ pub(super) struct Select {
 pub(super) enum Compared {
     /// `column = :m`
     Equal,
-    /// By another operator, or elsewhere.
+    /// With another operator, or elsewhere.
     Otherwise,
     /// `LIMIT :m`
     Limit,
 }
 
-/// What an assignment or a comparison has on its right.
+/// The right side of an assignment or a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Term {
     /// A marker's name.
@@ -49,7 +49,7 @@ pub(super) enum Term {
 pub(super) enum Verb {
     Insert,
     Update,
-    /// The whole row goes.
+    /// Deletes the whole row.
     Delete,
 }
 
@@ -58,18 +58,18 @@ pub(super) enum Verb {
 pub(super) struct Change {
     /// The table's name, without its keyspace.
     pub table: String,
-    /// Columns and what goes into them; for a delete, what they are compared with.
+    /// Columns and their new values; for a delete, the values that they are compared with.
     pub columns: Vec<(String, Term)>,
     /// Which of the three it is.
     pub verb: Verb,
-    /// The life of what is written.
+    /// The TTL of what is written.
     pub ttl: Option<Ttl>,
 }
 
-/// Understood, or refused with the reason.
+/// The result, or the reason for a refusal.
 pub(super) type Refused<T> = Result<T, String>;
 
-/// Understands a `SELECT`.
+/// Parses a `SELECT`.
 pub(super) fn select(cql: &str) -> Refused<Select> {
     let s = scan(cql);
     if !s.is_word(0, "select") {
@@ -107,7 +107,7 @@ pub(super) fn select(cql: &str) -> Refused<Select> {
     })
 }
 
-/// Understands an `INSERT`, `UPDATE` or `DELETE`.
+/// Parses an `INSERT`, `UPDATE` or `DELETE`.
 pub(super) fn change(cql: &str) -> Refused<Change> {
     let s = scan(cql);
     refuse_positional(&s)?;
@@ -253,7 +253,7 @@ fn term(s: &Scanned<'_>, range: &Range<usize>) -> Refused<Term> {
         Some([token]) if token.kind == TokenKind::Marker => Ok(Term::Marker(s.str(range.start)[1..].to_owned())),
         Some(tokens @ [first, .., last]) => {
             let text = &s.text[first.span.start..last.span.end];
-            // A marker in it would be one of the parameters, and nobody would bind it.
+            // A marker inside it would become a parameter that is never bound.
             match tokens.iter().any(|t| t.kind == TokenKind::Marker) {
                 true => Err(no_value(text)),
                 false => Ok(Term::Literal(text.to_owned())),
@@ -264,7 +264,7 @@ fn term(s: &Scanned<'_>, range: &Range<usize>) -> Refused<Term> {
     }
 }
 
-/// What stands between the table (or the values) and the rest: nothing, or a TTL.
+/// The clause between the table (or the values) and the rest: nothing, or a TTL.
 fn using_ttl(s: &Scanned<'_>, range: Range<usize>) -> Refused<Option<Duration>> {
     match range.len() {
         0 => Ok(None),
@@ -290,7 +290,7 @@ fn table_name(s: &Scanned<'_>, i: usize) -> Refused<(String, usize)> {
     Ok((column_name(s, i..i + 1)?, i + 1))
 }
 
-/// The name that this one token is.
+/// The name that this single token spells.
 pub(super) fn column_name(s: &Scanned<'_>, range: Range<usize>) -> Refused<String> {
     match s.tokens.get(range.clone()) {
         Some([token]) if matches!(token.kind, TokenKind::Word | TokenKind::QuotedName) => Ok(kept(s.str(range.start))),
@@ -298,7 +298,7 @@ pub(super) fn column_name(s: &Scanned<'_>, range: Range<usize>) -> Refused<Strin
     }
 }
 
-/// The column that `a`, `t.a` or `a AS b` shows.
+/// The column that `a`, `t.a` or `a AS b` selects.
 fn bare_column(s: &Scanned<'_>, item: &Range<usize>) -> Option<String> {
     let len = if item.len() >= 2 && s.is_word(item.end - 2, "as") {
         item.len() - 2
@@ -313,7 +313,7 @@ fn bare_column(s: &Scanned<'_>, item: &Range<usize>) -> Option<String> {
     column_name(s, name..name + 1).ok()
 }
 
-/// The column before a marker's or a literal's operator, if it stands alone: `column = :m`, `column IN (…, :m, …)`, `LIMIT :m`.
+/// The column before the operator of a marker or a literal, if it stands alone: `column = :m`, `column IN (…, :m, …)`, `LIMIT :m`.
 pub(super) fn compared_with(s: &Scanned<'_>, marker: usize) -> (Option<String>, Compared) {
     let at = |i: Option<usize>| i.and_then(|i| column_name(s, i..i + 1).ok());
     if marker > 0 && s.is_word(marker - 1, "limit") {
@@ -331,7 +331,7 @@ pub(super) fn compared_with(s: &Scanned<'_>, marker: usize) -> (Option<String>, 
             if equal { Compared::Equal } else { Compared::Otherwise },
         );
     }
-    // Back over the list to its parenthesis.
+    // Go back over the list to its opening parenthesis.
     while i > 0
         && (s.is_symbol(i - 1, ',')
             || matches!(

@@ -10,17 +10,17 @@ use super::table::Table;
 use crate::store::cql::{TokenKind, scan};
 use crate::store::{ColumnType, Marker};
 
-/// The column that holds the timestamp of the write that won, in microseconds.
+/// The column with the timestamp of the write that won, in microseconds.
 pub(super) const TIMESTAMP: &str = "messina_timestamp";
-/// The column that holds the end of a row's life in milliseconds since 1970, or null.
+/// The column with the time at which a row expires, in milliseconds since 1970, or null.
 pub(super) const EXPIRES: &str = "messina_expires";
 
-/// A name in SQL.
+/// A name as SQL writes it.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Deletes rows of a table that have expired by the time that is its parameter, so many at most: a DELETE has no LIMIT of its own.
+/// Deletes at most this many rows that have expired by the time in its parameter. The subquery is needed because a DELETE has no LIMIT.
 pub(super) fn sweep(name: &str, table: &Table, most: usize) -> String {
     let name = quoted(name);
     let key = table.key().map(quoted).collect::<Vec<_>>().join(", ");
@@ -28,11 +28,11 @@ pub(super) fn sweep(name: &str, table: &Table, most: usize) -> String {
 }
 
 impl Select {
-    /// The look-up in SQLite's dialect. A table with Messina's columns is seen without them and without expired rows;
-    /// the time is then one more parameter, the last.
+    /// The look-up in SQLite's dialect. From a table with Messina's columns it selects without them and without expired
+    /// rows; the time is then one more parameter, the last.
     pub(super) fn sql(&self, table: &Table) -> String {
         let mut sql = self.text.clone();
-        // From the end, so that the spans before stay true.
+        // From the end, so that earlier spans stay valid.
         for span in self.dropped.iter().rev() {
             sql.replace_range(span.clone(), "");
         }
@@ -48,8 +48,8 @@ impl Select {
             name
         };
         sql.replace_range(self.table_span.clone(), &source);
-        // A named parameter's number is by first appearance, and the time, written with its number, comes before those
-        // of WHERE: so all are given theirs.
+        // SQLite numbers named parameters by first appearance, and the time, written with its number, comes before the
+        // parameters of WHERE. So every parameter is numbered explicitly.
         let scanned = scan(&sql);
         let mut numbered = sql.clone();
         for token in scanned.tokens.iter().rev().filter(|t| t.kind == TokenKind::Marker) {
@@ -77,7 +77,7 @@ impl Select {
             .collect()
     }
 
-    /// Columns that must equal a marker, and the marker's index.
+    /// Columns that must equal a marker, each with the marker's index.
     pub(super) fn equalities(&self) -> Vec<(String, usize)> {
         let equal = |(i, (_, column, compared)): (usize, &(String, Option<String>, Compared))| {
             column
@@ -88,7 +88,7 @@ impl Select {
         self.markers.iter().enumerate().filter_map(equal).collect()
     }
 
-    /// The table's column that is result column `i`, which SQLite calls `name`; none where it is reckoned.
+    /// The table's column behind result column `i`, which SQLite calls `name`; `None` if it is computed.
     pub(super) fn column<'a>(&'a self, i: usize, name: &'a str) -> Option<&'a str> {
         match &self.items {
             None => Some(name),
@@ -104,7 +104,7 @@ impl Select {
 }
 
 impl Change {
-    /// Marker names in order of their first place.
+    /// Marker names in order of first appearance.
     pub(super) fn marker_names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for (_, term) in &self.columns {
@@ -117,8 +117,8 @@ impl Change {
         names
     }
 
-    /// The change as SQL. Parameters are the markers by number, then timestamp and, unless it is a delete, end of life
-    /// (or null) and time.
+    /// The change as SQL. Parameters are the markers by number, then the timestamp and, unless it is a delete, the expiry
+    /// (or null) and the current time.
     pub(super) fn sql(&self, table: &Table) -> Refused<String> {
         let names = self.marker_names();
         let (timestamp, expires, now) = (names.len() + 1, names.len() + 2, names.len() + 3);
@@ -180,9 +180,9 @@ impl Change {
             self.sets_something(is_key, value),
             keys.join(", ")
         );
-        // An expired row counts as none: what is not written anew is null in its place.
+        // An expired row counts as absent: columns that are not written again become null.
         let expired = format!("{t}.{EXPIRES} <= ?{now}");
-        // Whether something of the row that is there stays in it: a value, or, where it was made by an INSERT, the row itself.
+        // Whether something of the existing row remains: a value or, if an INSERT made the row, the row itself.
         let mut stays = vec![if self.verb == Verb::Update { "TRUE" } else { "FALSE" }.to_owned()];
         for column in table.visible().filter(|column| !is_key(column)) {
             let c = quoted(column);
@@ -192,12 +192,12 @@ impl Change {
                 .find(|(name, _)| name.eq_ignore_ascii_case(column))
                 .map(|(_, term)| term);
             let (new, merged) = match given {
-                // A marker's null is UNSET.
+                // A null bound to a marker is UNSET.
                 Some(Term::Marker(_)) => {
                     stays.push(format!("excluded.{c} IS NULL AND {t}.{c} IS NOT NULL"));
                     (format!("excluded.{c}"), format!("coalesce(excluded.{c}, {t}.{c})"))
                 }
-                // A null that is written out removes what is there.
+                // A null literal removes the stored value.
                 Some(Term::Literal(_)) => (format!("excluded.{c}"), format!("excluded.{c}")),
                 None => {
                     stays.push(format!("{t}.{c} IS NOT NULL"));
@@ -206,7 +206,7 @@ impl Change {
             };
             let _ = write!(sql, "{c} = CASE WHEN {expired} THEN {new} ELSE {merged} END, ");
         }
-        // A row has one life, and what stays in it must not go before its own is over.
+        // A row has one expiry, and what remains in it must not expire before its own time.
         let _ = write!(
             sql,
             "{TIMESTAMP} = excluded.{TIMESTAMP}, \
@@ -219,8 +219,8 @@ impl Change {
         Ok(sql)
     }
 
-    /// The condition of a write: an UPDATE of which every value is UNSET writes nothing, as in CQL; an INSERT always
-    /// makes a row.
+    /// The condition of a write. As in CQL, an UPDATE whose values are all UNSET writes nothing; an INSERT always creates
+    /// a row.
     fn sets_something(&self, is_key: impl Fn(&str) -> bool, value: impl Fn(&Term) -> String) -> String {
         let assigned: Vec<&Term> = self
             .columns

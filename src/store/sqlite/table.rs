@@ -8,7 +8,7 @@ use super::sql::{EXPIRES, TIMESTAMP, quoted};
 use super::{declared_type, invalid};
 use crate::store::{ColumnType, StoreError, classify};
 
-/// A table as it is declared.
+/// A table as declared.
 #[derive(Debug)]
 pub(super) struct Table {
     columns: Vec<(String, ColumnType)>,
@@ -18,7 +18,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Asks for a table, which must be there; `place` says of which file, where that is in doubt.
+    /// Reads a table, which must exist. `place` names the file in the error, if that could be in doubt.
     pub(super) fn read(connection: &Connection, name: &str, place: &str) -> Result<Table, StoreError> {
         let mut table = Table {
             columns: Vec::new(),
@@ -33,7 +33,7 @@ impl Table {
             let get = || -> rusqlite::Result<(String, String, i64)> { Ok((row.get(1)?, row.get(2)?, row.get(5)?)) };
             let (column, declared, place) = get().map_err(|e| classify::sqlite(&e))?;
             if ["true", "false"].iter().any(|word| column.eq_ignore_ascii_case(word)) {
-                // It gives such a column of an inner query another name.
+                // SQLite renames such a column of an inner query.
                 return Err(invalid(format!(
                     "SQLite cannot look up a column that is called {column}: rename it in table {name}"
                 )));
@@ -55,7 +55,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Whether it has this column, Messina's included. SQLite's names are the same in either case.
+    /// Whether it has this column, Messina's included. SQLite's names ignore case.
     pub(super) fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|(name, _)| name.eq_ignore_ascii_case(column))
     }
@@ -66,7 +66,7 @@ impl Table {
         found.map_or(ColumnType::Any, |(_, ty)| ty.clone())
     }
 
-    /// Whether the column is a collection of which CQL keeps no empty one, and gives null for it.
+    /// Whether the column is a collection that CQL does not store when empty, but returns as null.
     pub(super) fn is_unfrozen(&self, column: &str) -> bool {
         self.unfrozen.iter().any(|name| name.eq_ignore_ascii_case(column))
     }

@@ -15,7 +15,7 @@ use crate::store::convert::{self, ConvertError, Converted};
 use crate::store::decimal;
 use crate::store::types::{ColumnType, tuple_field};
 
-/// What is bound for a value.
+/// Converts a value to what is bound.
 pub(super) fn bind(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
     if value.is_null() {
         return Ok(Bound::Null);
@@ -36,7 +36,7 @@ pub(super) fn bind(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
         ColumnType::Uuid | ColumnType::TimeUuid => Bound::Text(uuid::string(&convert::uuid(value, ty)?)),
         ColumnType::Decimal => {
             let (unscaled, scale) = convert::decimal(value, ty)?;
-            // A blob, since the column's NUMERIC affinity would make a rounded number of text.
+            // A blob, because with text the column's NUMERIC affinity would make a rounded number.
             Bound::Blob(convert::decimal_text(&unscaled, scale, ty)?.into_bytes())
         }
         ColumnType::Varint => {
@@ -58,7 +58,7 @@ pub(super) fn bind(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
     })
 }
 
-/// Where no type is declared, a value is stored as its own type would be.
+/// Without a declared type, a value is stored as the type that it has itself.
 fn bind_untyped(value: &Value<'_>) -> Converted<Bound> {
     match value {
         Value::List(_) | Value::Map(_) | Value::Record(_) => {
@@ -147,7 +147,7 @@ fn to_json(value: &Value<'_>, ty: &ColumnType) -> Converted<Json> {
         scalar => match bind(value, scalar)? {
             Bound::Null => Json::Null,
             Bound::Integer(v) => v.into(),
-            // JSON has no NaN and no infinity: their names, as text.
+            // JSON has no NaN and no infinity, so they are stored as text.
             Bound::Real(v) => Number::from_f64(v).map_or_else(|| Json::String(v.to_string()), Json::Number),
             Bound::Text(text) => Json::String(text),
             Bound::Blob(bytes) if *scalar == ColumnType::Blob => Json::String(hex(&bytes)),
@@ -156,7 +156,7 @@ fn to_json(value: &Value<'_>, ty: &ColumnType) -> Converted<Json> {
     })
 }
 
-/// The key of an object.
+/// The key of a JSON object.
 fn key_text(key: Json) -> String {
     match key {
         Json::String(text) => text,
@@ -164,8 +164,8 @@ fn key_text(key: Json) -> String {
     }
 }
 
-/// The order of a set's items and of a map's keys: numbers by number, texts by their bytes, all others as they are
-/// written. It is one order though they are mixed: no other begins with a digit or a `-`, and texts begin with quotes.
+/// The order of a set's items and of a map's keys: numbers by value, texts by their bytes, all others as written.
+/// Mixed types still have one order: nothing but numbers begins with a digit or a `-`, and texts begin with a quote.
 fn in_order(a: &Json, b: &Json) -> Ordering {
     match (a, b) {
         (Json::String(a), Json::String(b)) => a.cmp(b),
@@ -178,7 +178,7 @@ fn in_order(a: &Json, b: &Json) -> Ordering {
     }
 }
 
-/// A blob in JSON, as CQL writes it.
+/// A blob in JSON, in CQL's notation.
 fn hex(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(2 + 2 * bytes.len());
     out.push_str("0x");
@@ -196,7 +196,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// The value of a stored one, whoever stored it: what is not of the declared type's form is an error.
+/// Reads a stored value, whoever stored it; a value that does not fit the declared type is an error.
 pub(super) fn read(raw: ValueRef<'_>, ty: &ColumnType) -> Converted<Value<'static>> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| convert::form("bytes", ty));
     let wrong = |shown: &str| convert::form(shown, ty);
@@ -318,7 +318,7 @@ fn from_json(json: &Json, ty: &ColumnType) -> Converted<Value<'static>> {
     })
 }
 
-/// A key that is no text is its JSON as text.
+/// A key that is not text is stored as its JSON in text.
 fn from_json_key(key: &str, ty: &ColumnType) -> Converted<Value<'static>> {
     let as_text = from_json(&Json::String(key.to_owned()), ty);
     as_text.or_else(|error: ConvertError| match serde_json::from_str(key) {

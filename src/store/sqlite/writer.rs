@@ -25,32 +25,32 @@ use crate::retry::Class;
 use crate::store::cql::{TTL_MARKER, Ttl};
 use crate::store::{Marker, StoreError, classify};
 
-/// Writes in one transaction at most, and expired rows that are cleared away in one.
+/// The most writes in one transaction, and the most expired rows that one deletes.
 const GROUP: usize = 500;
-/// Longest time that a transaction takes up further writes.
+/// How long a transaction accepts further writes.
 const GROUP_TIME: Duration = Duration::from_millis(5);
-/// Writes waiting at most; more wait in their tasks.
+/// The most writes in the queue; more wait in their tasks.
 const QUEUE: usize = 8 * GROUP;
-/// How often expired rows are cleared away.
+/// How often expired rows are deleted.
 const SWEEP: Duration = Duration::from_secs(60);
-/// So far the wall clock may run ahead between two sweeps.
+/// How far the wall clock may run ahead between two sweeps.
 const AHEAD: Duration = Duration::from_secs(60);
-/// For so long one that went further is not believed: it may be set back, and what a sweep has deleted is gone.
+/// How long a wall clock that ran further ahead is not believed: it may be set back, and what a sweep has deleted is gone.
 const DOUBT: Duration = Duration::from_secs(3600);
 
-/// A change, prepared.
+/// A prepared change.
 #[derive(Debug)]
 pub(super) struct Write {
     sql: String,
     pub(super) ttl: Option<Ttl>,
     pub(super) markers: Box<[Marker]>,
-    /// Columns of the primary key and the markers that bind them.
+    /// Columns of the primary key, and the markers that bind them.
     pub(super) key_markers: Vec<(String, usize)>,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the thread can be asked for.
+/// A request to the thread.
 pub(super) enum Job {
     Prepare {
         change: Change,
@@ -63,17 +63,17 @@ pub(super) enum Job {
     },
 }
 
-/// A row to be written, and who waits for it.
+/// A row to be written, and where to send the answer.
 pub(super) struct Asked {
     pub(super) write: Arc<Write>,
     pub(super) values: Vec<Bound>,
-    /// How long the row lives, in milliseconds.
+    /// The TTL of the row, in milliseconds.
     pub(super) life_ms: Option<i64>,
     pub(super) timestamp_us: i64,
     pub(super) reply: Reply<()>,
 }
 
-/// The way to the thread.
+/// The sending side of the thread's queue.
 #[derive(Debug)]
 pub(super) struct Handle {
     jobs: Sender<(Job, tokio::sync::OwnedSemaphorePermit)>,
@@ -99,7 +99,7 @@ impl Handle {
         })
     }
 
-    /// Queues a job, waiting for room.
+    /// Queues a job, waiting for space.
     pub(super) async fn send(&self, job: Job) -> Result<(), StoreError> {
         let permit = self.room.clone().acquire_owned().await.map_err(|_| gone())?;
         self.jobs.send((job, permit)).map_err(|_| gone())
@@ -110,7 +110,7 @@ fn gone() -> StoreError {
     StoreError::fatal("thread", "the thread that writes to SQLite has ended")
 }
 
-/// The thread's answer; none means that the thread is gone.
+/// The thread's answer; a missing answer means that the thread has ended.
 pub(super) fn answered<T>(answer: Result<Result<T, StoreError>, oneshot::error::RecvError>) -> Result<T, StoreError> {
     answer.unwrap_or_else(|_| Err(gone()))
 }
@@ -122,9 +122,9 @@ struct Writer {
     place: Arc<str>,
     expiring: Vec<Expiring>,
     swept: Instant,
-    /// What the wall clock said when it was last believed, in milliseconds since 1970.
+    /// When the wall clock was last believed, and what it said then, in milliseconds since 1970.
     believed: (Instant, i64),
-    /// Since when it is not, and what it said then.
+    /// Since when the wall clock is doubted, and what it said then.
     doubted: Option<(Instant, i64)>,
 }
 
@@ -133,7 +133,7 @@ struct Expiring {
     table: String,
     /// Deletes as many rows as one transaction may.
     sql: String,
-    /// When the sweep began that has not come to its end yet, by the wall clock: what had expired by then goes.
+    /// When the running sweep began, by the wall clock: it deletes what had expired by then.
     until: Option<i64>,
 }
 
@@ -166,7 +166,7 @@ impl Writer {
         }
     }
 
-    /// For how long no expired rows are deleted.
+    /// How long until expired rows are deleted again.
     fn rests(&self) -> Duration {
         if self.sweeps() {
             return Duration::ZERO;
@@ -174,7 +174,7 @@ impl Writer {
         SWEEP.saturating_sub(self.swept.elapsed())
     }
 
-    /// Whether a sweep is under way.
+    /// Whether a sweep is running.
     fn sweeps(&self) -> bool {
         self.expiring.iter().any(|expiring| expiring.until.is_some())
     }
@@ -195,13 +195,13 @@ impl Writer {
         }
     }
 
-    /// One transaction, and the answers. Returns a job of another kind that ended the group.
+    /// Runs one transaction and sends the answers. Returns a job of another kind that ended the group.
     fn group(&mut self, first: Job, queue: &Queue) -> Option<Job> {
         let start = Instant::now();
         let now = now_millis();
         let mut waiting: Vec<(Asked, Result<(), StoreError>)> = Vec::new();
         let mut begun = self.begin();
-        // All who are queued have waited for the lock by then: each would else wait for it anew, one after the other.
+        // All queued writes have waited for the lock by then. Otherwise each would wait for it again, one after the other.
         let locked = begun.is_err();
         let mut next = Some(first);
         let other = loop {
@@ -212,7 +212,7 @@ impl Writer {
                         Err(e) => Err(e.clone()),
                     };
                     if begun.is_ok() && self.connection.is_autocommit() {
-                        // SQLite has rolled the transaction back: nothing of it stands.
+                        // SQLite has rolled the transaction back, with all of its writes.
                         begun = Err(done.as_ref().err().cloned().unwrap_or_else(rolled_back));
                     }
                     waiting.push((asked, done));
@@ -230,19 +230,19 @@ impl Writer {
         }
         let refused = matches!(&committed, Err(error) if error.class == Class::Permanent);
         if refused && waiting.len() > 1 {
-            // For a row of one of them: which, SQLite does not say of a constraint that it looks at when it commits.
+            // One of the rows is the cause, but for a constraint that is checked at the commit SQLite does not say which.
             self.each_by_itself(waiting, now);
             return other;
         }
         for (asked, done) in waiting {
-            // An asker who is gone has no use for the answer; the write stands.
+            // A caller that is gone does not need the answer; the write is kept.
             let _ = asked.reply.send(committed.clone().and(done));
         }
         other
     }
 
-    /// Writes rows whose transaction was refused, in their order, each in one of its own, and answers. Where one cannot begin, those behind it have waited
-    /// for the lock too.
+    /// After a transaction was refused, writes its rows again in order, each in its own transaction, and sends the answers. If a transaction cannot begin, the
+    /// rows after it have waited for the lock too, and fail with it.
     fn each_by_itself(&self, refused: Vec<(Asked, Result<(), StoreError>)>, now: i64) {
         let mut begun = Ok(());
         for (asked, _) in refused {
@@ -266,10 +266,10 @@ impl Writer {
         committed.map_err(|e| classify::sqlite(&e))
     }
 
-    /// Ends a transaction that has failed, unless SQLite has.
+    /// Ends a failed transaction, unless SQLite has ended it.
     fn roll_back(&self) {
         if !self.connection.is_autocommit() {
-            // The error that matters is the one before; a transaction that cannot be ended fails the next BEGIN too.
+            // The earlier error is the one that matters; if the transaction cannot be ended, the next BEGIN fails too.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
     }
@@ -293,12 +293,12 @@ impl Writer {
         run().map(|_| ()).map_err(|e| judge(&self.connection, sql, &e))
     }
 
-    /// Gives the table Messina's columns, if it has them not, and makes the statement.
+    /// Adds Messina's columns to the table if they are missing, and prepares the statement.
     fn prepare(&mut self, change: Change) -> Result<(Write, Table), StoreError> {
         let run = |sql: &str| self.connection.execute_batch(sql).map_err(|e| classify::sqlite(&e));
         let mut table = Table::read(&self.connection, &change.table, &self.place)?;
         let name = quoted(&change.table);
-        // First, so that a statement that is refused leaves the table as it was.
+        // First, so that a refused statement leaves the table unchanged.
         let sql = change.sql(&table).map_err(invalid)?;
         for column in [TIMESTAMP, EXPIRES] {
             if !table.has(column) {
@@ -361,16 +361,16 @@ impl Writer {
         ))
     }
 
-    /// Whether the wall clock has gone on as time has, or has been where it is for a while.
+    /// Whether the wall clock has not run ahead of the monotonic clock, or has stayed at its new time for long enough.
     fn believes(&mut self, now: Instant, wall: i64) -> bool {
         let ahead = AHEAD.as_millis() as i64;
-        // How much further it has gone than time has.
+        // How much further the wall clock has gone than time has.
         let strays = |(then, said): (Instant, i64)| {
             let passed = now.saturating_duration_since(then).as_millis() as i64;
             wall.saturating_sub(said).saturating_sub(passed)
         };
         if strays(self.believed) > ahead {
-            // One that was set again meanwhile is doubted anew.
+            // If the wall clock was set again meanwhile, the doubt starts over.
             let stands = |since: &(Instant, i64)| (-ahead..=ahead).contains(&strays(*since));
             let since = self.doubted.filter(stands).unwrap_or((now, wall));
             self.doubted = Some(since);
@@ -383,8 +383,8 @@ impl Writer {
         true
     }
 
-    /// Deletes expired rows, a transaction of them for each table, and begins a sweep where none is under way. What cannot be deleted now can be at the
-    /// next sweep; look-ups do not see it either way. `wall` is what the wall clock says at `now`.
+    /// Deletes expired rows, one transaction for each table, and starts a sweep if none is running. Rows that cannot be deleted now are deleted by the next
+    /// sweep; look-ups do not see them either way. `wall` is what the wall clock says at `now`.
     fn sweep(&mut self, now: Instant, wall: i64) {
         self.swept = now;
         if !self.sweeps() {
@@ -433,7 +433,7 @@ mod tests {
     const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)";
     const INSERT: &str = "INSERT INTO t (id, n) VALUES (:id, :n)";
 
-    /// A writer of an empty file with these tables, and its statement.
+    /// A writer on an empty file with these tables, and its statement.
     fn writer(path: &std::path::Path, tables: &str, insert: &str) -> (Writer, Arc<Write>) {
         let connection = Connection::open(path).unwrap();
         connection.busy_timeout(Duration::ZERO).unwrap();
@@ -482,7 +482,7 @@ mod tests {
         assert_eq!(take_all()[0].try_recv().unwrap(), Ok(()));
     }
 
-    /// The fifth of ten rows is refused: of the table's foreign key when the transaction is committed, of its trigger with the whole transaction.
+    /// The fifth of ten rows is refused: by the table's foreign key at the commit, or by its trigger together with the whole transaction.
     #[test]
     fn of_the_rows_that_share_a_transaction_one_that_is_refused_takes_no_other_with_it() {
         let deferred = "CREATE TABLE p (id bigint PRIMARY KEY); INSERT INTO p VALUES (1);\
@@ -504,13 +504,13 @@ mod tests {
         }
     }
 
-    /// How many there are.
+    /// The number of rows in the table.
     fn rows(connection: &Connection) -> usize {
         let count = connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, u32>(0));
         count.unwrap() as usize
     }
 
-    /// A writer of such a table, whose rows expire, and its statement.
+    /// A writer of this table, whose rows expire, and its statement.
     fn expiring(path: &std::path::Path, table: &str) -> (Writer, Arc<Write>) {
         let (mut writer, write) = writer(path, table, INSERT);
         let mut change = parse::change(INSERT).unwrap();
@@ -519,7 +519,7 @@ mod tests {
         (writer, write)
     }
 
-    /// Three groups of rows that have expired, and one row that lives.
+    /// Inserts three groups of expired rows, and one row that does not expire.
     fn fill(writer: &Writer) {
         let (wall, last) = (writer.believed.1, 3 * GROUP);
         let sql = format!(
@@ -530,7 +530,7 @@ mod tests {
         assert_eq!(rows(&writer.connection), last + 1);
     }
 
-    /// After hours in which nobody swept there may be millions.
+    /// After hours without a sweep there may be millions.
     #[test]
     fn expired_rows_are_cleared_away_in_turns_whatever_the_key() {
         let of_two = "CREATE TABLE t (id bigint, n bigint, PRIMARY KEY (n, id)) WITHOUT ROWID";
@@ -547,7 +547,7 @@ mod tests {
                     break;
                 }
             }
-            // The last turn finds none, and ends it.
+            // The last turn finds none, and ends the sweep.
             assert_eq!(left, [2 * GROUP + 1, GROUP + 1, 1, 1], "{table}");
         }
     }
@@ -559,7 +559,7 @@ mod tests {
         fill(&writer);
         writer.sweep(Instant::now(), writer.believed.1);
         let (queue, mut answers) = queued(&write, [(-1, 1)].into_iter());
-        // It ends when nobody is there any more to ask, which is looked at once a turn.
+        // The writer ends when no sender is left, which it checks once a turn.
         writer.run(&queue);
         assert_eq!(answers[0].try_recv().unwrap(), Ok(()));
         let left = rows(&Connection::open(scratch.database()).unwrap());
@@ -589,7 +589,7 @@ mod tests {
         let insert = format!("INSERT INTO t (id, {EXPIRES}) VALUES (1, ?1), (2, ?2)");
         let ends = [wall + 30_000, wall + 10 * hour];
         writer.connection.execute(&insert, ends).unwrap();
-        // How many rows there are after a sweep so many minutes from the start, by a clock that is so many hours ahead.
+        // The number of rows after a sweep this many minutes after the start, by a clock that is this many hours ahead.
         let mut left = |minutes: i64, ahead: i64| {
             let now = start + Duration::from_secs(60 * minutes as u64);
             writer.sweep(now, wall + 60_000 * minutes + ahead * hour);
@@ -597,7 +597,7 @@ mod tests {
         };
         assert_eq!(left(1, 24), 2);
         assert_eq!(left(2, 0), 1, "the one whose life is over");
-        // The hour of one time says nothing of another, be that later or earlier.
+        // The hour of doubt about one wrong time does not count for another wrong time, later or earlier.
         for minutes in 3..122 {
             let ahead = match minutes {
                 ..33 => 5,
