@@ -9,28 +9,28 @@ use super::error::DatumError;
 use super::program::{Op, Program, Scalar, Target};
 use super::scan::{Block, Window};
 
-/// What was passed.
+/// The result of an operation.
 pub(super) struct Passed {
-    /// The position behind it.
+    /// The position after the operation.
     pub at: usize,
     pub found: Found,
 }
 
-/// What an operation has to go on with.
+/// Where the program continues.
 pub(super) enum Found {
-    /// The next operation.
+    /// With the next operation.
     Nothing,
-    /// Another.
+    /// With another operation.
     Target(Target),
-    /// Another, and marks that an earlier entry of the same key may have left.
+    /// With another operation, after clearing marks that an earlier entry with the same key may have set.
     Key(Target, Range<usize>),
-    /// A block of items. No more than bytes, which are counted in 32 bits.
+    /// A block of items. Their number fits in 32 bits, because each takes at least one byte and positions have 32 bits.
     Block { count: u32, end: u32 },
     /// No more blocks.
     End,
 }
 
-/// Passes the operation at `at`: one of those that read.
+/// Executes an operation that reads, at position `at`.
 #[cold]
 #[inline(never)]
 pub(super) fn pass(program: &Program, window: Window<'_>, at: usize, op: Op) -> Result<Passed, DatumError> {
@@ -96,7 +96,7 @@ pub(super) fn pass(program: &Program, window: Window<'_>, at: usize, op: Op) -> 
             };
             return Ok(Passed { at, found });
         }
-        // These read nothing, or are followed by what reads the same.
+        // These read nothing, or the operations after them read the same bytes.
         Op::NullableSmall { .. } | Op::Pick { .. } | Op::Call { .. } | Op::Return => at,
         Op::Jump { .. } | Op::Mark { .. } | Op::Marks { .. } | Op::End => at,
     };
@@ -106,7 +106,7 @@ pub(super) fn pass(program: &Program, window: Window<'_>, at: usize, op: Op) -> 
     })
 }
 
-/// Whether a nullable union is not null, and the position behind its index.
+/// Whether a nullable union is not null, and the position after its index.
 fn nullable(window: Window<'_>, at: usize, some: u8) -> Result<(bool, usize), DatumError> {
     let tag = window.byte(at);
     if tag & !2 == 0 {
@@ -116,7 +116,7 @@ fn nullable(window: Window<'_>, at: usize, some: u8) -> Result<(bool, usize), Da
     Ok((index == u32::from(some >> 1), next))
 }
 
-/// Behind a union of types without parts.
+/// The position after a union of scalars.
 fn scalar(window: Window<'_>, at: usize, branches: &[Scalar]) -> Result<usize, DatumError> {
     let (index, next) = window.branch(at, branches.len() as u32)?;
     match branches[index as usize] {
@@ -130,7 +130,7 @@ fn scalar(window: Window<'_>, at: usize, branches: &[Scalar]) -> Result<usize, D
     }
 }
 
-/// Behind a whole array or map. `item` reads one item, of at least one byte.
+/// The position after a whole array or map. `item` reads one item, of at least one byte.
 fn items(
     window: Window<'_>,
     mut at: usize,
@@ -151,7 +151,7 @@ fn items(
     }
 }
 
-/// Behind an array whose items have no bytes: only the blocks' heads are there, however many items they claim.
+/// The position after an array whose items take no bytes: only the heads of blocks are read, whatever they claim.
 fn empty_items(window: Window<'_>, mut at: usize) -> Result<usize, DatumError> {
     loop {
         let block = window.sized_block(at)?;

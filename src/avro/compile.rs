@@ -13,14 +13,14 @@ use super::schema::{NodeId, Schema, Shape};
 use super::vector::Level;
 use super::want::{Step, Want};
 
-/// Operations that a program may have: wanted paths without bound would make it as large as they like.
+/// Limit on a program's operations, because wanted paths could otherwise make it arbitrarily large.
 const MAX_OPS: usize = 1 << 20;
 
 /// The program would be too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooLarge;
 
-/// Compiles the program for data of `schema` that marks what is wanted. `marks` is the number of marks in `want`.
+/// Compiles the program for data of `schema` that records the positions in `want`, which has `marks` marks.
 pub(crate) fn compile(schema: &Schema, want: &Want, marks: u32) -> Result<Program, TooLarge> {
     let program = Program {
         marks,
@@ -42,12 +42,12 @@ pub(crate) fn compile(schema: &Schema, want: &Want, marks: u32) -> Result<Progra
         compiler.routine(id)?;
     }
     compiler.link();
-    // A panic rather than a program that reads outside its operations: this is a mistake of the compiler's, never of data.
+    // Panic rather than run a program that reads outside its operations. Only a compiler bug can cause it, never data.
     assert!(compiler.program.verify(), "a compiled program keeps its invariants");
     Ok(compiler.program)
 }
 
-/// A call that is to be linked.
+/// A call whose target is not set yet.
 struct Call {
     at: usize,
     callee: NodeId,
@@ -56,9 +56,9 @@ struct Call {
 pub(super) struct Compiler<'s> {
     pub(super) schema: &'s Schema,
     pub(super) program: Program,
-    /// The last operation that is a target: operations before it and after it must not become one.
+    /// The last jump target. An operation before it must not be merged with one at or after it.
     barrier: usize,
-    /// The first operation of the records that are called.
+    /// The first operation of each record that is called.
     routines: HashMap<NodeId, Target>,
     queue: VecDeque<NodeId>,
     calls: Vec<Call>,
@@ -90,13 +90,13 @@ impl Compiler<'_> {
         Ok(self.program.ops.len() - 1)
     }
 
-    /// Makes the next operation a target.
+    /// Makes the next operation a jump target.
     pub(super) fn label(&mut self) -> Target {
         self.barrier = self.program.ops.len();
         self.barrier as Target
     }
 
-    /// Compiles a value, with the marks of its ends.
+    /// Compiles a value, with the marks of its start and end.
     fn value(&mut self, id: NodeId, want: Option<&Want>) -> Result<(), TooLarge> {
         if let Some(mark) = want.and_then(|want| want.start) {
             self.emit(Op::Mark { mark })?;
@@ -108,7 +108,7 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// Compiles a value of which something inside is wanted, or nothing is.
+    /// Compiles a value without marks of its own. `want` is what is wanted inside it, if anything.
     pub(super) fn node(&mut self, id: NodeId, want: Option<&Want>) -> Result<(), TooLarge> {
         let facts = self.schema.facts(id);
         if want.is_none() && facts.empty {
@@ -130,7 +130,7 @@ impl Compiler<'_> {
             Shape::Union(branches) => self.union(branches, want),
             Shape::Array(items) => self.array(*items, want),
             Shape::Map(values) => self.map(*values, want),
-            // A type without parts: nothing inside can be wanted.
+            // A scalar: nothing inside it can be wanted.
             _ => fuse::fused(self, id).map(|_| ()),
         }
     }
@@ -181,7 +181,7 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// Lets the jumps at `exits` lead to the next operation.
+    /// Makes the jumps at `exits` lead to the next operation.
     fn land(&mut self, exits: &[usize]) -> Target {
         let target = self.label();
         for exit in exits {
@@ -234,8 +234,8 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// Compiles the loop of an array or map: `head` at the start of every item, the common item behind it, then the items
-    /// that something is wanted of. Returns where these start.
+    /// Compiles the loop of an array or map: `head` at the start of every item, then the item of which nothing is wanted,
+    /// then one copy for each of `wanted`. Returns where these copies start.
     fn items(&mut self, item: NodeId, head: Option<Op>, wanted: &[&Want]) -> Result<Vec<Target>, TooLarge> {
         let start = self.emit(Op::Items { exit: 0 })?;
         let body = self.label();
@@ -276,7 +276,7 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// Gives the calls their targets. A call with nothing behind it but the return needs no place to return to.
+    /// Sets the targets of the calls. A call right before a return needs no return address and becomes a jump.
     fn link(&mut self) {
         for call in &self.calls {
             let Some(target) = self.routines.get(&call.callee) else {

@@ -32,7 +32,7 @@ fn neighbours_of_fixed_size_are_one_operation() {
 
 #[test]
 fn what_is_reached_from_elsewhere_is_not_fused_away() {
-    // The float is reached with and without the doubles.
+    // The float is reached with and without the doubles, so it must not be merged with them.
     let ops = program(&record(&[
         "[\"null\",{\"type\":\"array\",\"items\":[\"double\"]}]",
         "\"float\"",
@@ -110,7 +110,7 @@ fn a_nullable_record_of_fixed_size_has_a_short_way() {
 
 #[test]
 fn a_short_way_leads_behind_its_own_union() {
-    // The outer record is not of fixed size, the inner one is.
+    // The size of the outer record is not fixed, that of the inner one is.
     let outer = r#"["null",{"type":"record","name":"O","fields":[
         {"name":"s","type":["null",{"type":"record","name":"S","fields":[{"name":"b","type":"boolean"}]}]},
         {"name":"t","type":"string"}]}]"#;

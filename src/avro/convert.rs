@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use super::schema::{Logical, Node, NodeId, Schema, Shape};
 use super::value::{Unit, Value};
 
-/// The number that a value is for an `int` or `long` with this logical type. A plain number is taken to be in the unit of
-/// the type that it is written as; a time is not taken for a plain number, because its unit would be lost.
+/// The number that an `int` or `long` with this logical type has for a value. A plain number is assumed to be in the unit
+/// of the target type. A time is not converted to a plain number, because its unit would be lost.
 pub(crate) fn integer(logical: Option<Logical>, value: &Value<'_>) -> Option<Option<i64>> {
     Some(match (logical, value) {
         (_, Value::Int(number)) => Some((*number).into()),
@@ -21,7 +21,7 @@ pub(crate) fn integer(logical: Option<Logical>, value: &Value<'_>) -> Option<Opt
     })
 }
 
-/// A time in another unit, when it is exact.
+/// A time in another unit, if that is exact.
 pub(crate) fn change_unit(time: i64, from: Unit, to: Unit) -> Option<i64> {
     let per_second = |unit| match unit {
         Unit::Millis => 1_000,
@@ -37,25 +37,25 @@ pub(crate) fn change_unit(time: i64, from: Unit, to: Unit) -> Option<i64> {
     }
 }
 
-/// The number that a value is for a `float` or `double`.
+/// The number that a `float` or `double` has for a value.
 pub(crate) fn float(value: &Value<'_>) -> Option<Option<f64>> {
     Some(match value {
         Value::Float(number) => Some((*number).into()),
         Value::Double(number) => Some(*number),
         Value::Int(number) => Some((*number).into()),
-        // Compared as 128 bits: 2^63 as a double is one more than the largest long.
+        // Compared as 128 bits, because 2^63 as a double is one more than the largest long.
         Value::Long(number) => Some(*number as f64).filter(|double| *double as i128 == i128::from(*number)),
         _ => return None,
     })
 }
 
-/// A double as a single, when it is exact. Not-a-number stays one.
+/// A double as a float, if that is exact. NaN stays NaN.
 pub(crate) fn single(number: f64) -> Option<f32> {
     let single = number as f32;
     (f64::from(single) == number || number.is_nan()).then_some(single)
 }
 
-/// Whether a value is of the node's type as it is.
+/// Whether a value has the node's type without a conversion.
 pub(crate) fn natural(node: &Node, value: &Value<'_>) -> bool {
     match (&node.shape, node.logical, value) {
         (Shape::Int, Some(Logical::Date), Value::Date(_)) => true,
@@ -82,17 +82,17 @@ pub(crate) fn natural(node: &Node, value: &Value<'_>) -> bool {
     }
 }
 
-/// A value that is put to a union, by its address: values stay where they are while they are written.
+/// A union, and the address of a value that is tried on it. Values do not move while they are written.
 pub(crate) type Asked = (NodeId, usize);
 
-/// The question of a union, where its answer is worth keeping: where several branches may take a value that has parts, each
-/// of which asks again about the unions within.
+/// The cache key of a union and a value, if the answer is worth caching: if several branches may take a value that has
+/// parts, each branch asks again about the unions inside.
 pub(crate) fn asked(schema: &Schema, id: NodeId, branches: &[NodeId], value: &Value<'_>) -> Option<Asked> {
     let parts = matches!(value, Value::List(_) | Value::Map(_) | Value::Record(_));
     (parts && several(schema, branches, value)).then(|| (id, std::ptr::from_ref(value).addr()))
 }
 
-/// Whether a branch of a union may take a value: null goes to null, and all else to the others.
+/// Whether a branch of a union may take a value: null goes to null, and everything else to the others.
 pub(crate) fn candidate(schema: &Schema, branch: NodeId, value: &Value<'_>) -> bool {
     value.is_null() == (schema.node(branch).shape == Shape::Null)
 }
@@ -103,11 +103,11 @@ pub(crate) fn several(schema: &Schema, branches: &[NodeId], value: &Value<'_>) -
     candidates.nth(1).is_some()
 }
 
-/// Tells whether a value is of a type as it is, with everything in it: what tells two records of a union apart, since a
-/// value does not know which one it came from.
+/// Tells whether a value, with everything in it, has a type without a conversion. That tells two records of a union
+/// apart, because a value does not know which one it came from.
 pub(crate) struct Suits<'s> {
     schema: &'s Schema,
-    /// The answers of unions: asked anew at each level, a deep value would take two to the power of its depth.
+    /// The answers of unions. Without this cache, the time would double with each level of a deep value.
     known: BTreeMap<Asked, bool>,
 }
 

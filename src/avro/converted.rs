@@ -11,9 +11,9 @@ use super::value::Type;
 /// A scalar that is read as one type and written as another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
-    /// Where the output has it, as a path; what is in a list or map is behind `[]`.
+    /// The path in the output. `[]` stands for the items of a list or the values of a map.
     pub field: String,
-    /// Where the input has it.
+    /// The path in the input.
     pub source: String,
     /// The input's type.
     pub from: Type,
@@ -21,27 +21,30 @@ pub struct Converted {
     pub to: Type,
 }
 
-/// A branch of a union of the input, or a symbol of an enum, that has no place in the output. Null is none: records with it may be left out.
+/// A branch of a union in the input, or a symbol of an enum, that has no place in the output. Null is not reported, because records with it
+/// may be left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unplaced {
-    /// Where the output would have it, as in [`Converted`].
+    /// The path that it would have in the output, as in [`Converted`].
     pub field: String,
-    /// Where the input has it.
+    /// The path in the input.
     pub source: String,
-    /// The branch: its name, or its type where it has none. Or the symbols of one enum, the first of them by name.
+    /// The branch, by its name, or by its type if it has none; or the symbols of one enum, the first few of them by
+    /// name.
     pub from: String,
 }
 
-/// A field of the output that has its default in every record, although a field of the input that nothing takes has its name for an alias.
+/// A field of the output that has its default in every record, although an input field that nothing takes has its name as an alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renamed {
-    /// Where the output has it, as in [`Converted`].
+    /// The path in the output, as in [`Converted`].
     pub field: String,
-    /// Where the input has the other one.
+    /// The path of that other field in the input.
     pub source: String,
 }
 
-/// What symbols without a place are called; nothing where there are none. A few are named: an enum may have thousands.
+/// How messages list symbols without a place; None if there are none. Only a few are named, because an enum may have
+/// thousands.
 pub(crate) fn symbols_told<'s>(mut symbols: impl Iterator<Item = &'s str>) -> Option<String> {
     let first: Vec<&str> = symbols.by_ref().take(5).collect();
     if first.is_empty() {
@@ -55,17 +58,17 @@ pub(crate) fn symbols_told<'s>(mut symbols: impl Iterator<Item = &'s str>) -> Op
 }
 
 impl Splice {
-    /// What passes from the input to the output in another type. A record that is in several places is told of in one.
+    /// The scalars that pass from the input to the output in another type. A record in several places is reported once.
     pub fn converted(&self) -> Vec<Converted> {
         self.walk().found
     }
 
-    /// What may be in the input and cannot be in the output: a record that has it is none.
+    /// What the input may contain and the output cannot. A record that contains it cannot be converted.
     pub fn unplaced(&self) -> Vec<Unplaced> {
         self.walk().unplaced
     }
 
-    /// What the output leaves out under its newer name.
+    /// Input fields that the output leaves out because they have a newer name.
     pub fn renamed(&self) -> Vec<Renamed> {
         self.walk().renamed
     }
@@ -95,7 +98,7 @@ impl Splice {
 
 struct Walk<'s> {
     splice: &'s Splice,
-    /// Records that were walked through: one may be within itself.
+    /// Records that have been visited, because a record may contain itself.
     seen: Vec<bool>,
     found: Vec<Converted>,
     unplaced: Vec<Unplaced>,
@@ -135,7 +138,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes a branch without a place.
+    /// Reports a branch without a place.
     fn branch(&mut self, step: &Step, number: usize, field: &str, source: &str) {
         let writer = &self.splice.writer;
         if let Shape::Union(branches) = &writer.node(step.writer).shape
@@ -149,7 +152,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes the symbols without a place.
+    /// Reports the symbols without a place.
     fn symbols(&mut self, step: &Step, places: &[Option<usize>], field: &str, source: &str) {
         if let Shape::Enum { symbols, .. } = &self.splice.writer.node(step.writer).shape {
             let missing = symbols.iter().zip(places).filter(|(_, place)| place.is_none());
@@ -172,7 +175,7 @@ impl Walk<'_> {
             return;
         };
         let mut given = Given::new(from);
-        // What another field of the output takes is not left out.
+        // A field that another field of the output takes is not left out.
         let taken: HashSet<usize> = sources
             .iter()
             .filter_map(|made| match made {

@@ -6,7 +6,7 @@
 //! returns false (or None) may have moved: the caller goes back to where the operation started.
 //!
 //! Invariant, on which all `unsafe` here depends: before and after a function that succeeds, `at <= end`, and the bytes from `at` to [`PADDING`]
-//! behind `end` are readable. [`Window::new`] guarantees that. A function that fails may leave `at` behind the end; then nothing is read there,
+//! after `end` are readable. [`Window::new`] guarantees that. A function that fails may leave `at` past the end; then nothing is read there,
 //! because the caller restores the cursor that it had before.
 //!
 //! Why it is fast: the next position depends on the bytes at this one, so that chain determines the time of a run and is kept short. Checks stand
@@ -20,24 +20,24 @@ use super::program::{Lanes, Small};
 use super::scan::{HIGH_BITS, PADDING, Window};
 use super::vector::Vector;
 
-/// Bytes of an `int` that need no look at its value.
+/// An `int` of at most this many bytes is valid whatever its value.
 const SHORT_INT: usize = 4;
 
-/// The same for a `long`: what one word shows.
+/// The same for a `long`, whose end must show in one word.
 const SHORT_LONG: usize = 8;
 
-/// A position. `V` is the version of what is done to many bytes at once.
+/// A position. `V` is the version of the vectorised operations.
 #[derive(Clone, Copy)]
 pub(crate) struct Cursor<'w, V> {
     at: *const u8,
     end: *const u8,
-    /// What positions count from.
+    /// The address that positions count from.
     origin: *const u8,
     version: PhantomData<(&'w u8, V)>,
 }
 
 impl<'w, V: Vector> Cursor<'w, V> {
-    /// The start of a datum, which has the position `base`.
+    /// A cursor at the start of a datum, which has the position `base`.
     ///
     /// # Safety
     /// The machine can run `V`.
@@ -53,27 +53,27 @@ impl<'w, V: Vector> Cursor<'w, V> {
         }
     }
 
-    /// This position. It fits: `base` and the datum's end have been added up before.
+    /// The current position. It fits in 32 bits, because `base` plus the datum's length has been checked before.
     #[inline(always)]
     pub fn position(&self) -> u32 {
         (self.at as usize).wrapping_sub(self.origin as usize) as u32
     }
 
-    /// Bytes behind this position, without the padding.
+    /// Bytes left after this position, without the padding.
     #[inline(always)]
     pub fn left(&self) -> usize {
         (self.end as usize).wrapping_sub(self.at as usize)
     }
 
-    /// The cursor so many bytes behind the start of `window`, which is this one's.
+    /// This cursor, moved to `position` bytes after the start of `window`, which must be its own.
     #[inline(always)]
     pub fn at(self, window: &Window<'_>, position: usize) -> Self {
-        // SAFETY: not behind the end. No position that the careful half returns is; were one, this would stay inside.
+        // SAFETY: not past the end: the careful half returns no such position, and `min` would keep it inside.
         let at = unsafe { window.start().add(position.min(window.end())) };
         Cursor { at, ..self }
     }
 
-    /// Bytes between the start of `window`, which is this cursor's, and here.
+    /// Bytes between the start of `window`, which must be this cursor's, and this position.
     #[inline(always)]
     pub fn offset(self, window: &Window<'_>) -> usize {
         self.at as usize - window.start() as usize
@@ -86,54 +86,54 @@ impl<'w, V: Vector> Cursor<'w, V> {
         unsafe { *self.at.add(OFFSET) }
     }
 
-    /// Eight bytes, the first in the lowest bits.
+    /// The eight bytes at `OFFSET`, the first in the lowest bits.
     #[inline(always)]
     fn word<const OFFSET: usize>(&self) -> u64 {
         const { assert!(OFFSET + 8 <= PADDING) }
-        // SAFETY: at most `end`, plus not more than the padding; nothing is asked of the alignment.
+        // SAFETY: at most `end` plus the padding; the read needs no alignment.
         u64::from_le_bytes(unsafe { self.at.add(OFFSET).cast::<[u8; 8]>().read_unaligned() })
     }
 
-    /// Moves on; whether so much was left.
+    /// Moves forward by `count` bytes. Returns whether that many were left.
     #[inline(always)]
     fn advance(&mut self, count: usize) -> bool {
         let inside = count <= self.left();
-        // Not only if it is inside: the position would wait for the comparison.
+        // Move unconditionally: otherwise the new position would wait for the comparison.
         self.at = self.at.wrapping_add(count);
         inside
     }
 
-    /// Moves on by one of two counts; whether so much was left.
+    /// Moves forward by one of two counts. Returns whether that many bytes were left.
     #[inline(always)]
     fn advance_either(&mut self, first: bool, counts: (usize, usize)) -> bool {
         let before = self.at;
         self.at = select_unpredictable(first, before.wrapping_add(counts.0), before.wrapping_add(counts.1));
-        // Counts are far from what would lead around the end of memory.
+        // Counts are far too small to wrap around the address space.
         (self.at as usize).wrapping_sub(before as usize) <= self.end as usize - before as usize
     }
 
-    /// Passes a boolean.
+    /// Moves past a boolean.
     #[inline(always)]
     pub fn boolean(&mut self) -> bool {
         self.peek::<0>() <= 1 && self.advance(1)
     }
 
-    /// Bytes of the number at so many bytes from here; 9 or more when that is more than eight.
+    /// Length in bytes of the number at `OFFSET`; 9 if it is more than eight.
     #[inline(always)]
     fn number<const OFFSET: usize>(&self) -> usize {
         ((!self.word::<OFFSET>() & HIGH_BITS).trailing_zeros() as usize >> 3) + 1
     }
 
-    /// Whether there is a number of exactly so many bytes, at most eight, at so many bytes from here.
+    /// Whether the number at `OFFSET` takes exactly `length` bytes, at most eight.
     #[inline(always)]
     fn is_number<const OFFSET: usize>(&self, length: u8) -> bool {
         let shift = 64 - 8 * u32::from(length);
         let last = 1u64 << 63;
-        // All high bits of its bytes but that of the last.
+        // The high bits of all its bytes but the last must be set, and that of the last clear.
         (self.word::<OFFSET>() & HIGH_BITS.wrapping_shr(shift)) == (HIGH_BITS ^ last).wrapping_shr(shift)
     }
 
-    /// Passes an `int` that usually has so many bytes.
+    /// Moves past an `int` that usually takes `usual` bytes.
     #[inline(always)]
     pub fn int(&mut self, usual: u8) -> bool {
         if self.is_number::<0>(usual) {
@@ -147,7 +147,7 @@ impl<'w, V: Vector> Cursor<'w, V> {
         length <= SHORT_INT && self.advance(length)
     }
 
-    /// Passes a `long` that usually has so many bytes.
+    /// Moves past a `long` that usually takes `usual` bytes.
     #[inline(always)]
     pub fn long(&mut self, usual: u8) -> bool {
         if self.is_number::<0>(usual) {
@@ -158,13 +158,13 @@ impl<'w, V: Vector> Cursor<'w, V> {
         length <= SHORT_LONG && self.advance(length)
     }
 
-    /// Passes so many bytes.
+    /// Moves past `size` bytes.
     #[inline(always)]
     pub fn fixed(&mut self, size: usize) -> bool {
         self.advance(size)
     }
 
-    /// A length of at most two bytes, and how many it has.
+    /// A length that is encoded in at most two bytes, and in how many.
     #[inline(always)]
     fn length(&self) -> Option<(usize, usize)> {
         let first = self.peek::<0>();
@@ -176,7 +176,7 @@ impl<'w, V: Vector> Cursor<'w, V> {
         short.then(|| (usize::from(first & 0x7f) >> 1 | usize::from(second) << 6, 2))
     }
 
-    /// Passes bytes with their length.
+    /// Moves past bytes with a length prefix.
     #[inline(always)]
     pub fn bytes(&mut self) -> bool {
         match self.length() {
@@ -185,7 +185,7 @@ impl<'w, V: Vector> Cursor<'w, V> {
         }
     }
 
-    /// Passes a string.
+    /// Moves past a string.
     #[inline(always)]
     pub fn string(&mut self) -> bool {
         let first = self.peek::<0>();
@@ -197,7 +197,7 @@ impl<'w, V: Vector> Cursor<'w, V> {
         self.long_string()
     }
 
-    /// Passes a string of at least 64 bytes.
+    /// Moves past a string of at least 64 bytes.
     #[inline(always)]
     fn long_string(&mut self) -> bool {
         match self.length() {
@@ -209,21 +209,22 @@ impl<'w, V: Vector> Cursor<'w, V> {
         }
     }
 
-    /// Passes an enum of so many symbols.
+    /// Moves past an enum of `symbols` symbols.
     #[inline(always)]
     pub fn symbol(&mut self, symbols: u32) -> bool {
         let first = self.peek::<0>();
         first & 0x81 == 0 && u32::from(first >> 1) < symbols && self.advance(1)
     }
 
-    /// Passes the index of a nullable union: whether it is not null. `some` is the index of the other branch, as written.
+    /// Moves past the index of a nullable union. Returns whether the value is not null. `some` is the encoded index of
+    /// the other branch.
     #[inline(always)]
     pub fn nullable(&mut self, some: u8) -> Option<bool> {
         let tag = self.peek::<0>();
         (tag & !2 == 0 && self.advance(1)).then_some(tag == some)
     }
 
-    /// Passes the index of one of so many branches.
+    /// Moves past the index of one of `branches` branches, and returns it.
     #[inline(always)]
     pub fn branch(&mut self, branches: u32) -> Option<u32> {
         let tag = self.peek::<0>();
@@ -231,13 +232,13 @@ impl<'w, V: Vector> Cursor<'w, V> {
         usual.then_some(u32::from(tag >> 1))
     }
 
-    /// Passes a nullable `int`.
+    /// Moves past a nullable `int`.
     #[inline(always)]
     pub fn nullable_int(&mut self, some: u8) -> bool {
         self.nullable_number::<SHORT_INT>(some)
     }
 
-    /// Passes a nullable `long` that usually has so many bytes.
+    /// Moves past a nullable `long` that usually takes `usual` bytes.
     #[inline(always)]
     pub fn nullable_long(&mut self, some: u8, usual: u8) -> bool {
         let tag = self.peek::<0>();
@@ -256,14 +257,14 @@ impl<'w, V: Vector> Cursor<'w, V> {
         !unusual && self.advance_either(present, (1 + length, 1))
     }
 
-    /// Passes so many bytes, nullable.
+    /// Moves past a nullable value of `size` bytes.
     #[inline(always)]
     pub fn nullable_fixed(&mut self, some: u8, size: usize) -> bool {
         let tag = self.peek::<0>();
         tag & !2 == 0 && self.advance_either(tag == some, (size.saturating_add(1), 1))
     }
 
-    /// Passes nullable bytes.
+    /// Moves past nullable bytes.
     #[inline(always)]
     pub fn nullable_bytes(&mut self, some: u8) -> bool {
         match self.nullable(some) {
@@ -273,7 +274,7 @@ impl<'w, V: Vector> Cursor<'w, V> {
         }
     }
 
-    /// Passes a nullable enum of so many symbols.
+    /// Moves past a nullable enum of `symbols` symbols.
     #[inline(always)]
     pub fn nullable_enum(&mut self, some: u8, symbols: u32) -> bool {
         let (tag, index) = (self.peek::<0>(), self.peek::<1>());
@@ -282,7 +283,7 @@ impl<'w, V: Vector> Cursor<'w, V> {
         !(wrong | (tag & !2 != 0)) && self.advance_either(present, (2, 1))
     }
 
-    /// Passes a nullable string.
+    /// Moves past a nullable string.
     #[inline(always)]
     pub fn nullable_string(&mut self, some: u8) -> bool {
         let (tag, first) = (self.peek::<0>(), self.peek::<1>());
@@ -292,21 +293,21 @@ impl<'w, V: Vector> Cursor<'w, V> {
         if !unusual {
             let inside = self.advance_either(present, (2 + length, 1));
             let length = length & mask(present);
-            // SAFETY: the text, when there is any, is inside the datum; the machine can run `V`.
+            // SAFETY: the text, if there is any, is inside the datum; the machine can run `V`.
             return inside && unsafe { V::is_short_utf8(self.at.sub(length), length) };
         }
-        // Long text is not unusual.
+        // Long text is common, so it is handled here and not by the careful half.
         tag == some && self.advance(1) && self.long_string()
     }
 
-    /// Passes a nullable record of fixed size; whether it could, or something is unusual.
+    /// Moves past a nullable record of fixed size. Returns false if something is unusual.
     #[inline(always)]
     pub fn nullable_small(&mut self, some: u8, small: &Small) -> bool {
         let tag = self.peek::<0>();
         let present = tag == some;
         let mut unusual = tag & !2 != 0;
         for check in &small.checks {
-            // SAFETY: an offset is below 256, but the checks of a program are below 56: `Program::verify`.
+            // SAFETY: `Program::verify` has checked that offsets are below 56; `%` keeps any other in the padding.
             debug_assert!(u32::from(check.offset) < Small::MAX_SIZE);
             let byte = unsafe { *self.at.add(1 + usize::from(check.offset % Small::MAX_SIZE as u8)) };
             unusual |= present & ((byte >= check.limit) | (byte & check.forbidden != 0));
@@ -314,7 +315,7 @@ impl<'w, V: Vector> Cursor<'w, V> {
         !unusual && self.advance_either(present, (1 + small.size as usize, 1))
     }
 
-    /// Passes a union of types without parts; whether it could, or something is unusual.
+    /// Moves past a union of scalars. Returns false if something is unusual.
     #[inline(always)]
     pub fn lanes(&mut self, lanes: &Lanes) -> bool {
         let (tag, first) = (self.peek::<0>(), self.peek::<1>());
@@ -328,48 +329,49 @@ impl<'w, V: Vector> Cursor<'w, V> {
             | rule(number > SHORT_LONG, Lanes::LONG);
         let outside = (tag & 0x81 != 0) | (branch >= u32::from(lanes.branches));
         if outside | (rules & broken != 0) {
-            // Long text is not unusual.
+            // Long text is common, so it is handled here and not by the careful half.
             return !outside && rules & Lanes::STRING != 0 && self.advance(1) && self.long_string();
         }
         let text = lane(lanes.text) & (1 + (first >> 1));
         let size = lane(lanes.fixed) | text | (lane(lanes.number) & number as u8);
         let length = usize::from(text.wrapping_sub(1)) & mask(rules & Lanes::STRING != 0);
-        // SAFETY: the text, when there is any, is inside the datum; the machine can run `V`.
+        // SAFETY: the text, if there is any, is inside the datum; the machine can run `V`.
         self.advance(1 + usize::from(size)) && unsafe { V::is_short_utf8(self.at.sub(length), length) }
     }
 
-    /// Passes the head of a block of items that take at least one byte each: how many there are, 0 at the end.
+    /// Moves past the head of a block of items that take at least one byte each. Returns their number, 0 at the end.
     #[inline(always)]
     pub fn block(&mut self) -> Option<u32> {
         let first = self.peek::<0>();
         let count = usize::from(first >> 1);
         if first & 0x81 == 0 && count < self.left() {
-            // SAFETY: something is left.
+            // SAFETY: at least one byte is left.
             self.at = unsafe { self.at.add(1) };
             return Some(count as u32);
         }
         None
     }
 
-    /// Passes some of `left` `int`s; how many, or 0 when something is unusual.
+    /// Moves past some of `left` `int`s. Returns how many, or 0 if something is unusual.
     #[inline(always)]
     pub fn ints(&mut self, left: u64) -> u64 {
-        // Four in a row are an `int` of five bytes, or a longer one.
+        // Four continuation bytes in a row: an `int` of five bytes, or longer.
         self.numbers(left, |pairs| pairs & pairs >> 2)
     }
 
-    /// Passes some of `left` `long`s; how many, or 0 when something is unusual.
+    /// Moves past some of `left` `long`s. Returns how many, or 0 if something is unusual.
     #[inline(always)]
     pub fn longs(&mut self, left: u64) -> u64 {
-        // Eight in a row are a `long` of nine bytes, or a longer one.
+        // Eight continuation bytes in a row: a `long` of nine bytes, or longer.
         self.numbers(left, |pairs| {
             let fours = pairs & pairs >> 2;
             fours & fours >> 4
         })
     }
 
-    /// Passes those of `left` numbers that lie in the next 64 bytes, or none when one of them is too long to be passed
-    /// without a look: `too_long` says so of the places where two bytes in a row are not the last of their number.
+    /// Moves past those of `left` numbers that end within the next 64 bytes, and returns how many. Returns 0 if one of
+    /// them is too long to be valid whatever its value: `too_long` decides that from the places where two continuation
+    /// bytes meet.
     #[inline(always)]
     fn numbers(&mut self, left: u64, too_long: impl Fn(u64) -> u64) -> u64 {
         const { assert!(PADDING >= 64) }
@@ -379,7 +381,7 @@ impl<'w, V: Vector> Cursor<'w, V> {
         if count == 0 {
             return 0;
         }
-        // SAFETY: so many bits are set; the machine can run `V`.
+        // SAFETY: at least `count` bits are set; the machine can run `V`.
         let last = unsafe { V::nth_bit(!high, count as u32) };
         let inside = high & u64::MAX >> (63 - last);
         if too_long(inside & inside >> 1) == 0 && self.advance(last as usize + 1) {
@@ -390,12 +392,12 @@ impl<'w, V: Vector> Cursor<'w, V> {
     }
 }
 
-/// Marks a way that is seldom taken.
+/// Tells the compiler that this path is seldom taken.
 #[cold]
 #[inline(always)]
 fn unforeseen() {}
 
-/// All bits, or none.
+/// All bits set, or none.
 #[inline(always)]
 fn mask(all: bool) -> usize {
     usize::from(all).wrapping_neg()

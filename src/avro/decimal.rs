@@ -3,14 +3,14 @@
 //! A decimal is `unscaled × 10^-scale`, with `unscaled` in big-endian two's complement of any length, as in Avro and CQL. All operations are exact or
 //! refused; nothing is rounded.
 
-/// Digits beyond which a decimal is refused: a scale of a thousand million would exhaust the memory, and reading and writing digits takes time that
-/// grows with the square of their number.
+/// Decimals with more digits are refused: a scale of a billion would exhaust the memory, and the time for reading and writing digits grows with the
+/// square of their number.
 pub(crate) const MAX_DIGITS: usize = 5000;
 
-/// As much as is taken out of a number at once, and how many digits that is.
+/// The divisor that extracts digits, and how many it extracts at once.
 const AT_ONCE: (u64, usize) = (1_000_000_000, 9);
 
-/// A decimal as sign and decimal digits, the highest first.
+/// A decimal as a sign and decimal digits, the most significant first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Digits {
     pub(crate) negative: bool,
@@ -18,11 +18,11 @@ pub(crate) struct Digits {
 }
 
 impl Digits {
-    /// From big-endian two's complement, without leading zeros; zero has no digits. None beyond [`MAX_DIGITS`].
+    /// From big-endian two's complement. There are no leading zeros, so zero has no digits. None beyond [`MAX_DIGITS`].
     fn read(unscaled: &[u8]) -> Option<Digits> {
         let negative = sign(unscaled) != 0;
         let mut magnitude = if negative { negate(unscaled) } else { unscaled.to_vec() };
-        // 10^5000 has some 2,077 bytes.
+        // 10^5000 has some 2,077 bytes, so anything longer than half of `MAX_DIGITS` has too many digits.
         let zeros = magnitude.iter().take_while(|byte| **byte == 0).count();
         magnitude.drain(..zeros);
         if magnitude.len() > MAX_DIGITS / 2 {
@@ -43,14 +43,14 @@ impl Digits {
             let zeros = magnitude.iter().take_while(|byte| **byte == 0).count();
             magnitude.drain(..zeros);
         }
-        // Those taken out last begin with zeros.
+        // The group that was extracted last may have leading zeros.
         let zeros = digits.iter().rev().take_while(|digit| **digit == 0).count();
         digits.truncate(digits.len() - zeros);
         digits.reverse();
         (digits.len() <= MAX_DIGITS).then_some(Digits { negative, digits })
     }
 
-    /// To big-endian two's complement, as short as it can be; zero has one byte.
+    /// To big-endian two's complement, as short as possible; zero takes one byte.
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut little: Vec<u8> = Vec::new();
         for digit in &self.digits {
@@ -85,7 +85,7 @@ fn negate(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The byte that goes on at the front: all bits as the sign's.
+/// The byte that extends a number at the front: all bits are the sign.
 fn sign(bytes: &[u8]) -> u8 {
     match bytes.first() {
         Some(0x80..) => 0xff,
@@ -99,7 +99,8 @@ fn sign_bytes(bytes: &[u8]) -> usize {
     bytes.windows(2).take_while(|pair| repeats(pair)).count()
 }
 
-/// The same number without leading bytes that only repeat the sign. Databases compare numbers, and hash the bytes of a key.
+/// The same number without leading bytes that only repeat the sign. Needed because databases compare numbers by value, but
+/// hash the bytes of a key.
 pub fn shortest(bytes: &[u8]) -> &[u8] {
     &bytes[sign_bytes(bytes)..]
 }
@@ -117,7 +118,7 @@ pub fn to_i64(unscaled: &[u8]) -> Option<i64> {
     Some(i64::from_be_bytes(bytes))
 }
 
-/// The unscaled integer of the same decimal with another scale, as short as can be. None when digits would be lost.
+/// The unscaled integer of the same decimal with another scale, as short as possible. None if digits would be lost.
 pub(crate) fn rescale(unscaled: &[u8], from: i32, to: i32) -> Option<Vec<u8>> {
     let mut number = Digits::read(unscaled)?;
     let more = i64::from(to) - i64::from(from);
@@ -139,14 +140,14 @@ pub(crate) fn rescale(unscaled: &[u8], from: i32, to: i32) -> Option<Vec<u8>> {
     Some(number.write())
 }
 
-/// Whether the integer may have no more than so many digits, as far as its length tells: to count them takes the square of that.
+/// Whether the integer may have at most `digits` digits, judged by its length alone: counting them takes quadratic time.
 pub(crate) fn may_have(unscaled: &[u8], digits: i64) -> bool {
-    // A digit is less than 5/12 of a byte; the sign is a bit, and what is begun counts.
+    // A digit takes less than 5/12 of a byte. The 2 covers the sign bit and rounding.
     (unscaled.len() - sign_bytes(unscaled)) as i64 <= digits * 5 / 12 + 2
 }
 
-/// What [`rescale`] gives, where it has at most `precision` digits: the bytes from the place that is given with them. It takes the
-/// number as one of 128 bits, as nearly all are, and not digit by digit. None decides nothing.
+/// What [`rescale`] returns, if it has at most `precision` digits: a buffer, and where the number starts in it. Calculates with
+/// 128 bits, which hold nearly all numbers, and not digit by digit. None means that it is undecided.
 pub(crate) fn small(unscaled: &[u8], from: i32, to: i32, precision: u32) -> Option<([u8; 16], usize)> {
     let mut bytes = [sign(unscaled); 16];
     bytes[16usize.checked_sub(unscaled.len())?..].copy_from_slice(unscaled);
@@ -162,7 +163,7 @@ pub(crate) fn small(unscaled: &[u8], from: i32, to: i32, precision: u32) -> Opti
             number /= factor;
         }
     }
-    // A power beyond 128 bits is more than any such number.
+    // A limit beyond 128 bits is larger than any such number.
     let limit = 10u128.checked_pow(precision);
     if limit.is_some_and(|limit| number.unsigned_abs() >= limit) {
         return None;
@@ -171,12 +172,12 @@ pub(crate) fn small(unscaled: &[u8], from: i32, to: i32, precision: u32) -> Opti
     Some((number.to_be_bytes(), 16 - bits.div_ceil(8) as usize))
 }
 
-/// How many decimal digits the integer has; 0 for zero. None beyond any sensible size.
+/// How many decimal digits the integer has; 0 for zero. None beyond [`MAX_DIGITS`].
 pub(crate) fn digits(unscaled: &[u8]) -> Option<usize> {
     Digits::read(unscaled).map(|number| number.digits.len())
 }
 
-/// The integer in `size` bytes, sign-extended. None when it does not fit.
+/// The integer in `size` bytes, sign-extended. None if it does not fit.
 pub(crate) fn resize(unscaled: &[u8], size: usize) -> Option<Vec<u8>> {
     let short = shortest(unscaled);
     let mut out = vec![sign(short); size.checked_sub(short.len())?];
@@ -186,7 +187,7 @@ pub(crate) fn resize(unscaled: &[u8], size: usize) -> Option<Vec<u8>> {
 
 /// The decimal as text: `-12.30`. None beyond any sensible size.
 pub fn text(unscaled: &[u8], scale: i32) -> Option<String> {
-    // Zero is one of those that 64 bits hold, as nearly all are.
+    // Nearly all numbers fit in 64 bits. So does zero, which has no `Digits`.
     let (negative, mut digits) = match to_i64(unscaled) {
         Some(small) => (small < 0, small.unsigned_abs().to_string()),
         None => {

@@ -12,15 +12,15 @@ use super::schema::{Logical, Node, NodeId, Schema, Shape};
 use super::uuid;
 use super::value::{Unit, Value};
 
-/// Levels of records, arrays and maps that a value may have when it is built, written or converted: those functions call
-/// themselves, and this is what the thread's stack bears.
+/// Nesting limit in records, arrays and maps for values that are built, written or converted. Those functions are
+/// recursive, and this is what the thread's stack can hold.
 pub(crate) const MAX_LEVELS: usize = 128;
 
 impl Schema {
     /// The whole datum as a value.
     ///
     /// # Errors
-    /// The first thing that keeps the bytes from being a datum of the schema, and what [`Plan::value`](super::Plan::value)
+    /// The first reason why the bytes are not a datum of the schema, and whatever [`Plan::value`](super::Plan::value)
     /// refuses.
     pub fn decode<'a>(&'a self, datum: &'a [u8]) -> Result<Value<'a>, DatumError> {
         let mut reader = Reader::new(datum, 0, datum.len())?;
@@ -32,11 +32,11 @@ impl Schema {
     }
 }
 
-/// What is asked for most, and has a short way: a simple type, or a union of one and null.
+/// The fast path for the most common types: a simple type, or a union of one with null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Short {
     kind: Kind,
-    /// What null and what any other value begins with, in such a union: the index of its branch.
+    /// For a union with null: the encoded index of null, and that of the other branch.
     union: Option<(u8, u8)>,
 }
 
@@ -48,7 +48,7 @@ enum Kind {
     Uuid,
     /// An `int` without a logical type.
     Int,
-    /// A `long` without one.
+    /// A `long` without a logical type.
     Long,
     /// A timestamp.
     Timestamp(Unit),
@@ -65,7 +65,7 @@ enum Kind {
 }
 
 impl Short {
-    /// The short way of a type, looked up once.
+    /// The fast path of a type, determined once.
     pub fn of(schema: &Schema, id: NodeId) -> Short {
         let null = |id: &NodeId| schema.node(*id).shape == Shape::Null;
         let (id, union) = match &schema.node(id).shape {
@@ -109,7 +109,7 @@ pub(crate) fn decode<'a>(
         Some((_, other)) if buf.get(start) == Some(&other) => start + 1,
         Some(_) => return any(schema, id, buf, start, end),
     };
-    // Each value is made where it is returned: put together first, it would be copied, with loads that wait for stores.
+    // Each arm builds its value where it is returned. Built first, it would be copied, with loads that wait for stores.
     match short.kind {
         Kind::Text => {
             if let Some(text) = text(buf, inner, end) {
@@ -178,14 +178,14 @@ fn any<'a>(schema: &'a Schema, id: NodeId, buf: &'a [u8], start: usize, end: usi
     Reader::new(buf, start, end)?.value(schema, id, 0)
 }
 
-/// Bytes, at most 63, that are there as a whole behind their length.
+/// The bytes, at most 63, if `buf[start..end]` holds exactly them and their length.
 #[inline(always)]
 fn counted(buf: &[u8], start: usize, end: usize) -> Option<&[u8]> {
     let (first, bytes) = buf.get(start..end)?.split_first()?;
     (first & 0x81 == 0 && usize::from(first >> 1) == bytes.len()).then_some(bytes)
 }
 
-/// The same of a string.
+/// The same for a string.
 #[inline(always)]
 fn text(buf: &[u8], start: usize, end: usize) -> Option<&str> {
     let text = counted(buf, start, end)?;
@@ -197,7 +197,7 @@ fn text(buf: &[u8], start: usize, end: usize) -> Option<&str> {
     }
 }
 
-/// Whether all bytes are ASCII: quick for few. Looks at the first and the last so many bytes, which may overlap.
+/// Whether all bytes are ASCII, fast for short text: looks at a chunk of each end, which may overlap.
 #[inline(always)]
 fn is_ascii(text: &[u8]) -> bool {
     let word = |chunk: &[u8; 8]| u64::from_le_bytes(*chunk);
@@ -217,12 +217,12 @@ fn is_ascii(text: &[u8]) -> bool {
     bits & HIGH_BITS == 0
 }
 
-/// A number of at most eight bytes that is there as a whole.
+/// The number of at most eight bytes, if `buf[start..end]` holds exactly one.
 #[inline(always)]
 fn number(buf: &[u8], start: usize, end: usize) -> Option<i64> {
     let length = end.wrapping_sub(start);
     let word = u64::from_le_bytes(*buf.get(start..)?.first_chunk()?);
-    // The first terminator is the last byte.
+    // The first byte without a continuation bit must be the last.
     if !(1..=8).contains(&length) || (!word & HIGH_BITS).trailing_zeros() as usize != 8 * length - 1 || end > buf.len()
     {
         return None;
@@ -235,7 +235,7 @@ fn number(buf: &[u8], start: usize, end: usize) -> Option<i64> {
     Some(zigzag(word))
 }
 
-/// The same of 32 bits: such a number has five bytes at most.
+/// The same for 32 bits, at most five bytes.
 #[inline(always)]
 fn number32(buf: &[u8], start: usize, end: usize) -> Option<i32> {
     let value = number(buf, start, end)?;
@@ -243,7 +243,7 @@ fn number32(buf: &[u8], start: usize, end: usize) -> Option<i32> {
 }
 
 impl<'a> Reader<'a> {
-    /// The value of a node, `level` levels deep.
+    /// The value of a node, at nesting depth `level`.
     pub fn value(&mut self, schema: &'a Schema, id: NodeId, level: usize) -> Result<Value<'a>, DatumError> {
         if level > MAX_LEVELS {
             return Err(DatumError::Depth { at: self.at });
@@ -297,7 +297,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Moves behind the datum of a node, which is `level` levels deep.
+    /// Moves past the datum of a node, at nesting depth `level`.
     pub fn skip(&mut self, schema: &Schema, id: NodeId, level: usize) -> Result<(), DatumError> {
         if level > MAX_LEVELS {
             return Err(DatumError::Depth { at: self.at });

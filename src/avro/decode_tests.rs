@@ -79,13 +79,13 @@ fn values_without_bytes_are_limited() {
     crate::avro::encode::put_long(&mut datum, 1 << 40);
     datum.push(0);
     assert!(matches!(decode(nulls, &datum), Err(DatumError::EmptyItems { .. })));
-    // Many small claims come to the same.
+    // Many small claims add up to the same.
     let many = r#"{"type":"array","items":{"type":"array","items":"null"}}"#;
     let mut datum = vec![0x80, 0x01];
     (0..64).for_each(|_| datum.extend([0xfe, 0xff, 0x03, 0]));
     datum.push(0);
     assert!(matches!(decode(many, &datum), Err(DatumError::EmptyItems { .. })));
-    // A record that doubles at each level, and has not one byte.
+    // A record that doubles at each level, but takes no bytes.
     let mut json = r#"{"type":"record","name":"R0","fields":[]}"#.to_owned();
     for i in 1..25 {
         let p = i - 1;
@@ -96,7 +96,7 @@ fn values_without_bytes_are_limited() {
     assert!(matches!(decode(&json, &[]), Err(DatumError::EmptyItems { .. })));
 }
 
-/// Types with a short way, then some without.
+/// Types with a fast path, then some without.
 const SHORT: [&str; 10] = [
     r#""string""#,
     r#"{"type":"string","logicalType":"uuid"}"#,
@@ -167,7 +167,7 @@ proptest! {
                     for end in [whole - 1, whole, buf.len() + 1] {
                         let quick = super::decode(&schema, (id, short), &buf, 1, end);
                         let slow = super::any(&schema, id, &buf, 1, end);
-                        // Not a number is equal to nothing.
+                        // NaN is not equal to itself.
                         let same = quick == slow || format!("{quick:?}") == format!("{slow:?}");
                         prop_assert!(same, "{json}: {quick:?} and {slow:?} of {buf:?} up to {end}");
                     }

@@ -10,13 +10,13 @@ use super::encode_error::{EncodeError, EncodeProblem};
 use super::schema::{NodeId, Schema, Shape};
 use super::types;
 
-/// Levels that defaults may lead into each other: an absent field takes its default, which may have absent fields.
+/// Nesting limit. Defaults can lead to each other: an absent field takes its default, which may again lack fields.
 const MAX_LEVELS: usize = 64;
 
-/// Values that a default may have: a few records whose defaults have records would otherwise make millions.
+/// Values that one default may have. Without a limit, a few records whose defaults contain records would make millions.
 const MAX_VALUES: usize = 100_000;
 
-/// Appends the datum of a default, or nothing when it is not of the type.
+/// Appends the datum of a default. If the default does not match the type, nothing is appended.
 pub(crate) fn encode(schema: &Schema, id: NodeId, default: &Json, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     let length = out.len();
     Writer { schema, out, values: 0 }.put(id, default, 0).ok_or_else(|| {
@@ -101,7 +101,7 @@ impl Writer<'_, '_> {
     }
 }
 
-/// A number; what JSON cannot write as one is written as text, as Java's library does.
+/// A number. Those that JSON cannot represent (NaN, infinities) are text, as in Java's library.
 fn float(json: &Json) -> Option<f64> {
     match json {
         Json::Number(number) => number.as_f64(),

@@ -6,13 +6,14 @@ use super::encode::put_tagged;
 use super::schema::{Logical, NodeId, Schema, Shape};
 use super::value::{Unit, Value};
 
-/// A field whose values may be written so.
+/// A field whose values can be written this way.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Direct {
     kind: Kind,
-    /// What null is written as, where it may be.
+    /// How null is written, if the field may be null.
     null: Option<u8>,
-    /// What is written before any other value: the index of its branch in a union with null (the byte, and how many).
+    /// What precedes any other value: the index of its branch in a union with null. It is a byte, and the number of
+    /// bytes (0 or 1).
     tag: (u8, u8),
 }
 
@@ -27,7 +28,7 @@ enum Kind {
 }
 
 impl Direct {
-    /// If the type is one of the simple ones, or a union of one and null.
+    /// Some if the type is one of the simple ones, or a union of one with null.
     pub fn of(schema: &Schema, node: NodeId) -> Option<Direct> {
         let (node, null, tag) = match &schema.node(node).shape {
             Shape::Union(branches) => match branches.as_slice() {
@@ -50,7 +51,7 @@ impl Direct {
         Some(Direct { kind, null, tag })
     }
 
-    /// Appends the value if it has the type; whether it did.
+    /// Appends the value if it has the type. Returns whether it did.
     #[inline(always)]
     pub fn put(self, value: &Value<'_>, out: &mut Vec<u8>) -> bool {
         match (self.kind, value) {

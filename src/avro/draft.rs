@@ -17,15 +17,15 @@ use super::splice::{Piece, Place, Splice, SpliceError};
 use super::types;
 use super::want::{Edge, Mark, Step};
 
-/// A position in the input, as the schema has it: in the record at the end of `trail`, before field `field`. The start of
-/// a record in a record is the start of that field, and its end is the start of the next, so every position has one name.
+/// A position in the input, in terms of the schema: in the record at the end of `trail`, before field `field`. The start
+/// of a nested record is the start of that field, and its end is the start of the next, so each position has one name.
 #[derive(Debug, Clone, PartialEq)]
 struct Spot {
     trail: Vec<usize>,
     field: usize,
 }
 
-/// An output whose marks have not been asked for.
+/// An output whose marks have not been requested yet.
 pub(crate) struct Draft {
     pieces: Vec<Piece<Spot>>,
     resolution: Resolution,
@@ -65,7 +65,7 @@ impl Draft {
         })
     }
 
-    /// Asks for the marks, in the order of the pieces.
+    /// Requests the marks, in the order of the pieces.
     pub fn ask(&self, ask: &mut Ask<'_>) -> Vec<Mark> {
         let mut marks = Vec::new();
         for piece in &self.pieces {
@@ -84,7 +84,7 @@ impl Draft {
         marks
     }
 
-    /// The output, with the marks that were asked for.
+    /// The finished output, with the marks that were requested.
     pub fn finish(self, writer: &Arc<Schema>, output: Arc<Schema>, marks: &[Mark]) -> Result<Splice, SpliceError> {
         let mut marks = marks.iter();
         let mut place = |spot: &Spot| match self.whole(spot) {
@@ -139,7 +139,7 @@ impl Draft {
         })
     }
 
-    /// The place of a spot that every run knows.
+    /// The place of a spot that needs no mark: the start or the end of the datum.
     fn whole(&self, spot: &Spot) -> Option<Place> {
         match (spot.trail.as_slice(), spot.field) {
             ([], 0) => Some(Place::Start),
@@ -156,7 +156,8 @@ struct Drafter<'s> {
 }
 
 impl Drafter<'_> {
-    /// The pieces of an output record that is made of an input record, the one at the end of `trail`. The paths are the output's and the input's.
+    /// Adds the pieces of an output record that is made from the input record at the end of `trail`. `path` and `source` are the output's and the
+    /// input's path.
     fn record(
         &mut self,
         trail: &[usize],
@@ -197,7 +198,7 @@ impl Drafter<'_> {
                 }
             }
         }
-        // What another field of the output takes is not left out.
+        // A field that another field of the output takes is not left out.
         renamed.retain(|(number, _)| !taken.contains(number));
         self.renamed.extend(renamed.into_iter().map(|(number, field)| Renamed {
             field,
@@ -206,7 +207,7 @@ impl Drafter<'_> {
         Ok(())
     }
 
-    /// The pieces of an output field of type `to` that is made of field `number` of the input record.
+    /// Adds the pieces of an output field of type `to` that is made from field `number` of the input record.
     fn field(
         &mut self,
         trail: &[usize],
@@ -257,7 +258,7 @@ impl Drafter<'_> {
         Ok(())
     }
 
-    /// The spot behind field `number` of the record at the end of `trail`, which has so many fields.
+    /// The spot after field `number` of the record at the end of `trail`, which has `fields` fields.
     fn end_of(&self, trail: &[usize], number: usize, fields: usize) -> Spot {
         match trail.split_last() {
             Some((last, before)) if number + 1 == fields => self.end_of(before, *last, self.fields_at(before)),

@@ -15,7 +15,7 @@ use super::value::{Type, Value};
 
 impl Schema {
     /// Whether values of a type can be written as the outermost record's field of this name. The error names both sides.
-    /// A field that is not there takes anything: it is an error of another kind.
+    /// A field that does not exist accepts anything, because that is reported as another kind of error.
     pub fn takes(&self, field: &str, ty: &Type) -> Result<(), String> {
         match self.fields().and_then(|fields| fields.iter().find(|f| f.name == field)) {
             Some(field) if *ty == Type::Null => null(self, field.node),
@@ -48,8 +48,8 @@ fn null(schema: &Schema, id: NodeId) -> Result<(), String> {
 
 struct Takes<'s> {
     schema: &'s Schema,
-    /// Whether alternatives take a type, by its address: asked anew at each level, a deep one would take two to the power
-    /// of its depth.
+    /// Whether a branch takes a type, by the type's address. Without this cache, the time would double with each level of
+    /// a deep type.
     known: BTreeMap<(NodeId, usize), bool>,
 }
 
@@ -85,7 +85,7 @@ impl<'s> Takes<'s> {
                     .try_for_each(|(name, ty)| self.ask(*to, ty).map_err(|e| format!("in field {name}: {e}")));
             }
             (Type::Record(fields), Shape::Record { fields: to, .. }) => return self.record(id, fields, to),
-            // Which keys there are is known only when a map is there.
+            // The keys of a map are known only at run time.
             (Type::Map(key, values), Shape::Record { fields, .. }) if is_text(key) => {
                 fields.is_empty() || fields.iter().any(|field| self.alternative(field.node, values))
             }
@@ -123,7 +123,7 @@ impl<'s> Takes<'s> {
     }
 }
 
-/// Whether the keys of a map may be text, as Avro's are.
+/// Whether the keys of a map may be strings, as Avro's are.
 fn is_text(key: &Type) -> bool {
     matches!(key.non_null(), Type::String | Type::Enum(_) | Type::Any)
 }
@@ -178,7 +178,7 @@ mod tests {
         Value::Record(fields.iter().map(|(name, v)| ((*name).into(), v.clone())).collect())
     }
 
-    /// Types, and values of them that go into whatever takes the type.
+    /// Types, each with values of which at least one fits wherever the type is accepted.
     fn samples() -> Vec<(Type, Vec<Value<'static>>)> {
         let text = |t: &'static str| Value::String(t.into());
         let uuid = "03030303-0303-0303-0303-030303030303";
@@ -295,7 +295,7 @@ mod tests {
                     .iter()
                     .map(|value| schema.encode(&record(&[("f", value.clone())]), &mut Vec::new()).is_ok())
                     .collect();
-                // Of some types only some values fit: of strings those that are UUIDs, of bytes those of the right length.
+                // For some types only some values fit: strings that are UUIDs, bytes of the right length.
                 let any = written.contains(&true);
                 assert_eq!(schema.takes("f", &ty).is_ok(), any, "{ty} as {json}: {written:?}");
                 if ty != Type::Null {
@@ -320,7 +320,7 @@ mod tests {
             r#"{{"type":"record","name":"A","fields":[{{"name":"next","type":["null","A",{{"type":"record","name":"B","fields":[{next},{{"name":"x","type":"string"}}]}}]}},{{"name":"x","type":"int"}}]}}"#
         ))
         .unwrap();
-        // Of each level's branches only the second takes it, and the innermost decides.
+        // At each level only the second branch takes it, and the innermost level decides.
         for (last, fits) in [(Type::String, true), (Type::Bool, false)] {
             let level = |next: Type, x: Type| Type::Record(vec![("next".into(), next), ("x".into(), x)]);
             let ty = (0..60).fold(level(Type::Null, last), |next, _| level(next, Type::String));

@@ -21,13 +21,13 @@ use super::uuid;
 use super::value::Value;
 
 impl Schema {
-    /// Appends the datum of a whole value to `out`, which is as before when the value does not fit.
+    /// Appends the datum of a whole value to `out`. On error `out` is unchanged.
     pub fn encode(&self, value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         encode(self, self.root(), value, out)
     }
 }
 
-/// Appends the datum of a value as a node's type to `out`, which is as before when the value does not fit.
+/// Appends the datum of a value as a node's type to `out`. On error `out` is unchanged.
 pub(crate) fn encode(schema: &Schema, id: NodeId, value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     let length = out.len();
     let mut encoder = Encoder {
@@ -50,7 +50,7 @@ pub(crate) fn put_long(out: &mut Vec<u8>, value: i64) {
     put_tagged(out, (0, 0), value);
 }
 
-/// Appends a byte or none (`tag`: the byte, and how many) and a `long`.
+/// Appends an optional byte (`tag`: the byte, and 1 or 0 for how many), then a `long`.
 #[inline(always)]
 pub(crate) fn put_tagged(out: &mut Vec<u8>, (byte, count): (u8, u8), value: i64) {
     let raw = ((value << 1) ^ (value >> 63)) as u64;
@@ -65,7 +65,7 @@ pub(crate) fn put_tagged(out: &mut Vec<u8>, (byte, count): (u8, u8), value: i64)
     let more = 0x8080_8080_8080_8080 & !(u64::MAX << (8 * (length - 1)));
     let bytes = u128::from(word | more) << (8 * count) | u128::from(byte);
     let before = out.len();
-    // All at once, then those that are too many go.
+    // Append all 16 bytes at once, then remove the excess.
     out.extend_from_slice(&bytes.to_le_bytes());
     out.truncate(before + usize::from(count) + length);
 }
@@ -81,7 +81,7 @@ fn put_large(out: &mut Vec<u8>, (byte, count): (u8, u8), mut raw: u64) {
     out.push(raw as u8);
 }
 
-/// Appends bytes or text with their length.
+/// Appends bytes or text with a length prefix.
 #[inline]
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_long(out, bytes.len() as i64);
@@ -107,9 +107,10 @@ struct Encoder<'s, 'o> {
     schema: &'s Schema,
     out: &'o mut Vec<u8>,
     suits: Suits<'s>,
-    /// Whether a union around this value tries its branches.
+    /// Whether an enclosing union is trying its branches.
     within: bool,
-    /// The branches that took what such a union's branches ask about again, one after another.
+    /// The branch that took each value, while an enclosing union tries its branches: each of them asks about the same
+    /// inner values again.
     taken: BTreeMap<Asked, Option<usize>>,
 }
 
@@ -209,7 +210,7 @@ impl Encoder<'_, '_> {
             .into());
         }
         for (number, field) in fields.iter().enumerate() {
-            // Mostly they stand in the same order.
+            // Values mostly come in the order of the fields.
             let here = values.get(number).filter(|(name, _)| field.name == *name);
             let found = here.or_else(|| values.iter().find(|(name, _)| is(field, name)));
             match (found, &field.default) {
@@ -241,7 +242,8 @@ impl Encoder<'_, '_> {
         number.map(|_| ())
     }
 
-    /// The branch that the value is of with all its parts, or that it is of by itself, or the first that takes it.
+    /// Writes the value as the first branch that accepts it, and returns that branch. Branches that match the value
+    /// with all its parts are tried first, then those that match its own type, then the others.
     fn branch(
         &mut self,
         id: NodeId,
@@ -268,7 +270,7 @@ impl Encoder<'_, '_> {
                 }
             }
         }
-        // Of several branches, none is to blame more than another.
+        // With several branches, no single failure is the reason.
         Err(failure.filter(|_| !several).unwrap_or_else(|| self.mismatch(id, value)))
     }
 
@@ -284,7 +286,7 @@ impl Encoder<'_, '_> {
     fn text(&mut self, id: NodeId, node: &Node, value: &Value<'_>) -> Result<(), EncodeError> {
         match value {
             Value::Uuid(uuid) => put_bytes(self.out, &uuid::text(uuid)),
-            // Read leniently, and written as the specification has it: other readers take nothing else.
+            // Parsed leniently, but written in the specification's form, because other readers accept nothing else.
             Value::String(text) if node.logical == Some(Logical::Uuid) => {
                 let uuid = uuid::parse(text.as_bytes()).ok_or_else(|| self.unfit(id, value))?;
                 put_bytes(self.out, &uuid::text(&uuid));
@@ -332,7 +334,7 @@ impl Encoder<'_, '_> {
         let unscaled = match &small {
             Some((bytes, start)) => Cow::Borrowed(&bytes[*start..]),
             None => {
-                // What the scale loses must be zeros, beside the digits that stay.
+                // Rescaling may remove digits that are zeros, so the number may have these in addition to `precision`.
                 let digits = i64::from(precision) + (i64::from(from) - i64::from(scale)).max(0);
                 let large = Some(unscaled).filter(|unscaled| decimal::may_have(unscaled, digits));
                 let large = large.and_then(|unscaled| decimal::rescale(&unscaled, from, scale as i32));

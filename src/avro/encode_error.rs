@@ -6,7 +6,7 @@ use super::error::DatumError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{problem}", if .place.is_empty() { String::new() } else { format!("field {}: ", .place.trim_start_matches('.')) })]
 pub struct EncodeError {
-    /// The field, as a path; empty for a whole datum. Keys of maps are quoted in it: they are of the record.
+    /// The field, as a path; empty for a whole datum. Map keys in it are quoted, because they come from the record.
     pub place: String,
     /// What is wrong.
     pub problem: EncodeProblem,
@@ -15,7 +15,7 @@ pub struct EncodeError {
 /// What can be wrong with a value for a type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeProblem {
-    /// Values of this kind are never of that type.
+    /// No value of this kind can be written as that type.
     #[error("{value} cannot be written as {ty}")]
     Mismatch {
         /// The kind of value.
@@ -23,7 +23,7 @@ pub enum EncodeProblem {
         /// The type.
         ty: String,
     },
-    /// This value would lose something.
+    /// This value cannot be written without loss.
     #[error("{value} does not fit {ty}")]
     DoesNotFit {
         /// The value.
@@ -31,10 +31,10 @@ pub enum EncodeProblem {
         /// The type.
         ty: String,
     },
-    /// A record without a field that has no default.
+    /// A record lacks a field that has no default.
     #[error("field {0} is missing and has no default")]
     MissingField(String),
-    /// A record with a field that the type does not have. Its name may be the key of a map, of the record.
+    /// A record has a field that the type lacks. The name may be a map key from the record.
     #[error("{ty} has no field {field:?}")]
     UnknownField {
         /// The field.
@@ -42,7 +42,7 @@ pub enum EncodeProblem {
         /// The record's name.
         ty: String,
     },
-    /// A default that is not of the field's type.
+    /// A default that does not match the field's type.
     #[error("the default {default} is not of type {ty}")]
     Default {
         /// The default, as JSON.
@@ -53,7 +53,7 @@ pub enum EncodeProblem {
     /// Nested too deeply.
     #[error("nested too deeply")]
     Depth,
-    /// A datum in one of the writer's types that no type of the output takes.
+    /// A value of the input (a branch, or a symbol) that the output's type cannot take.
     #[error("{value} of the input has no place in {ty}")]
     NoPlace {
         /// The writer's type, or symbol.
@@ -64,8 +64,8 @@ pub enum EncodeProblem {
     /// The input could not be read.
     #[error("{0}")]
     Datum(DatumError),
-    /// The number of new values is not that of the new fields, or positions lie outside the buffer. A mistake of the
-    /// caller, not of the data.
+    /// The number of values differs from the number of new fields, or positions lie outside the buffer. A mistake of
+    /// the caller, not of the data.
     #[error("values or marks that do not belong to the plan")]
     Caller,
 }
@@ -86,7 +86,7 @@ impl From<DatumError> for EncodeError {
 }
 
 impl EncodeError {
-    /// The error, one level further out.
+    /// The error as seen from one level further out: `part` is put in front of its path.
     pub(crate) fn within(mut self, part: &str) -> EncodeError {
         self.place.insert_str(0, part);
         self

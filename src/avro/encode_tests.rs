@@ -290,7 +290,7 @@ proptest! {
     }
 }
 
-/// Two records of the same fields, each of which has either of them within.
+/// Two records with the same field names, each of which can contain either of them.
 const TWINS: &str = r#"{"type":"record","name":"A","fields":[{"name":"next","type":["null","A",
     {"type":"record","name":"B","fields":[{"name":"next","type":["null","A","B"]},{"name":"x","type":"string"}]}]},
     {"name":"x","type":"int"}]}"#;
@@ -299,7 +299,7 @@ fn twin<'v>(next: Value<'v>, x: Value<'v>) -> Value<'v> {
     Value::Record(vec![("next".into(), next), ("x".into(), x)])
 }
 
-/// Twins within one another, the innermost with its `x` first.
+/// Nested twins, from the inside out: the first has `innermost` as its `x`, the others have those of `xs`.
 fn twins(xs: &[bool], innermost: Value<'static>) -> Value<'static> {
     let x = |int: &bool| if *int { Value::Int(1) } else { text("s") };
     xs.iter()
@@ -310,10 +310,10 @@ fn twins(xs: &[bool], innermost: Value<'static>) -> Value<'static> {
 fn a_deep_value_is_not_tried_by_each_branch_of_each_level() {
     let none = twin(twins(&[false; 60], Value::Bool(true)), Value::Int(1));
     assert!(error(TWINS, none).contains("cannot be written"));
-    // Each is a B, of which A tries all but the last field.
+    // Each level is a B. As an A, it fails only at its last field.
     let all = twin(twins(&[false; 60], text("s")), Value::Int(1));
     assert_eq!(encode(TWINS, all).unwrap().len(), 60 * 3 + 1 + 1 + 2 + 1);
-    // Neither suits as it is, and one takes it.
+    // No branch matches without a conversion, and one accepts it with one.
     let bytes = twin(twins(&[false; 60], Value::Bytes(b"s"[..].into())), Value::Int(1));
     assert_eq!(encode(TWINS, bytes).unwrap().len(), 60 * 3 + 1 + 1 + 2 + 1);
 }

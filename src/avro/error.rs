@@ -17,7 +17,7 @@ pub enum DatumError {
     /// An `int`, enum index or union index of more than 32 bits or five bytes, or a `long` of more than 64 bits.
     #[error("number of more than {bits} bits at byte {at}")]
     VarintOverflow {
-        /// What the number may have: 32 or 64.
+        /// The limit in bits: 32 or 64.
         bits: u8,
         /// Where the number starts.
         at: usize,
@@ -59,10 +59,10 @@ pub enum DatumError {
     /// A string that is not UTF-8.
     #[error("string that is not UTF-8 at byte {at}")]
     Utf8 {
-        /// Where the text starts (behind its length).
+        /// Where the text starts (after its length).
         at: usize,
     },
-    /// A block of an array or map that claims more items than bytes are left.
+    /// A block of an array or map that claims more items than there are bytes left.
     #[error("block of {count} items with {left} bytes left at byte {at}")]
     BlockCount {
         /// The items claimed.
@@ -72,19 +72,19 @@ pub enum DatumError {
         /// Where the block starts.
         at: usize,
     },
-    /// A block whose byte size is negative, reaches behind the datum, or differs from what its items take.
+    /// A block whose size in bytes is negative, reaches past the end of the datum, or is not that of its items.
     #[error("block whose size in bytes is wrong at byte {at}")]
     BlockSize {
-        /// Where the size starts, or the items end.
+        /// Where the size starts, or where the items end.
         at: usize,
     },
-    /// Nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
+    /// Nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH), or deeper than the 128 levels that are decoded or converted.
     #[error("nested too deeply at byte {at}")]
     Depth {
-        /// Where the value starts that is too deep.
+        /// Where the value starts that is nested too deeply.
         at: usize,
     },
-    /// Bytes behind the datum.
+    /// Bytes after the datum.
     #[error("{count} bytes behind the datum, which ends at byte {at}")]
     Trailing {
         /// How many.
@@ -92,13 +92,13 @@ pub enum DatumError {
         /// Where the datum ends.
         at: usize,
     },
-    /// A text with the logical type `uuid` that is none. Only found when the value is asked for.
+    /// A string of logical type `uuid` that is not a UUID. Found only when the value is read.
     #[error("string that is not a UUID at byte {at}")]
     Uuid {
         /// Where the text starts.
         at: usize,
     },
-    /// More values without bytes (an array of nulls) than is sensible to build. Only found when the value is asked for.
+    /// More zero-byte values (an array of nulls) than is sensible to build. Found only when the value is read.
     #[error("{count} more values without bytes at byte {at}: too many")]
     EmptyItems {
         /// The items claimed.
@@ -106,14 +106,14 @@ pub enum DatumError {
         /// Where the block starts.
         at: usize,
     },
-    /// Positions are 32 bits: a datum and what stands before it in the buffer must be shorter than 4 GiB.
+    /// Positions are 32 bits wide: a datum, together with what precedes it in the buffer, must be shorter than 4 GiB.
     #[error("buffer of {bytes} bytes: more than 4 GiB")]
     TooLarge {
         /// Bytes from the start of the buffer to the end of the datum.
         bytes: usize,
     },
-    /// The range of the datum lies outside the buffer, or there is less room for marks than the plan needs. A mistake
-    /// of the caller, not of the data.
+    /// The range of the datum lies outside the buffer, or `marks` has less room than the plan needs. A mistake of the
+    /// caller, not of the data.
     #[error("datum outside its buffer, or too little room for marks")]
     Caller,
 }

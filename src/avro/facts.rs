@@ -5,7 +5,7 @@ use super::graph;
 use super::schema::{Facts, MAX_NESTING, Node, Shape};
 use super::schema_error::SchemaProblem;
 
-/// Types that a record may contain, itself included, to be compiled anew at each of its uses.
+/// A record of at most this many types, itself included, is inlined at each of its uses.
 const INLINE_WEIGHT: usize = 64;
 
 /// The facts of every node, or why the schema is refused. Linear time.
@@ -21,7 +21,7 @@ pub(crate) fn of(nodes: &[Node]) -> Result<Vec<Facts>, SchemaProblem> {
     let mut facts = vec![Facts::default(); nodes.len()];
     let mut weight = vec![1usize; nodes.len()];
     let mut height = vec![0usize; nodes.len()];
-    // Children's components come first, so what is read of a child outside the component is final.
+    // Components of children come first, so the facts of a child outside this component are final.
     for (component, members) in components.nodes.iter().enumerate() {
         let cyclic = components.cyclic[component];
         for &node in members {
@@ -54,7 +54,7 @@ pub(crate) fn of(nodes: &[Node]) -> Result<Vec<Facts>, SchemaProblem> {
     Ok(facts)
 }
 
-/// A record whose fields lead back to it, with no union, array or map on the way, has no finite datum.
+/// Refuses a record whose fields lead back to it without a union, array or map in between: it has no finite datum.
 fn refuse_endless(nodes: &[Node], edges: &[Vec<usize>]) -> Result<(), SchemaProblem> {
     let must: Vec<Vec<usize>> = nodes
         .iter()

@@ -10,12 +10,12 @@ use super::error::DatumError;
 use super::program::MAX_DEPTH;
 use super::scan::Block;
 
-/// A loop that is open, or a call.
+/// An open loop, or a call.
 #[derive(Clone, Copy)]
 pub(super) struct Frame {
-    /// Items left in the block, this one included; of a call, where it returns to.
+    /// Items left in the block, including the current one. For a call: where it returns to.
     pub left: u32,
-    /// Items before this one.
+    /// Number of items before the current one.
     pub done: u32,
     /// Where the block must end, or [`Block::UNSIZED`].
     pub block_end: u32,
@@ -32,14 +32,14 @@ impl Frame {
     }
 }
 
-/// The frames that are open.
+/// The open frames.
 pub(super) struct Frames {
     frames: [MaybeUninit<Frame>; MAX_DEPTH + 1],
     top: usize,
 }
 
 impl Frames {
-    /// None but the first.
+    /// Only the first frame.
     #[inline(always)]
     pub fn new() -> Frames {
         let mut frames = [const { MaybeUninit::uninit() }; MAX_DEPTH + 1];
@@ -47,7 +47,7 @@ impl Frames {
         Frames { frames, top: 0 }
     }
 
-    /// Opens one at a position.
+    /// Opens a frame. `at` is the position for the error.
     #[inline(always)]
     pub fn push(&mut self, frame: Frame, at: usize) -> Result<(), DatumError> {
         let next = self.frames.get_mut(self.top + 1).ok_or(DatumError::Depth { at })?;
@@ -56,15 +56,15 @@ impl Frames {
         Ok(())
     }
 
-    /// The one that was opened last.
+    /// The frame that was opened last.
     #[inline(always)]
     pub fn last(&mut self) -> &mut Frame {
         debug_assert!(self.top <= MAX_DEPTH);
-        // SAFETY: the invariant.
+        // SAFETY: by the invariant of this module.
         unsafe { self.frames.get_unchecked_mut(self.top).assume_init_mut() }
     }
 
-    /// Closes it.
+    /// Closes the frame that was opened last.
     #[inline(always)]
     pub fn pop(&mut self) {
         self.top = self.top.saturating_sub(1);

@@ -7,10 +7,10 @@ use super::program::{Check, Lanes, Op, Scalar, Scalars, Small};
 use super::schema::{Logical, NodeId, Schema, Shape};
 use super::value::Unit;
 
-/// Branches that a union of types without parts may have to be fused: its index is then one byte.
+/// A union of scalars is fused if it has at most this many branches, so that its index is one byte.
 const MAX_SCALARS: usize = 64;
 
-/// Symbols that an enum may have for its index to be one byte.
+/// The index of an enum with at most this many symbols is one byte.
 const MAX_BYTE_SYMBOLS: usize = 63;
 
 /// Compiles the type to one operation, if there is one for it.
@@ -58,7 +58,7 @@ pub(super) fn fused(compiler: &mut Compiler<'_>, id: NodeId) -> Result<bool, Too
     Ok(true)
 }
 
-/// If the union is of null and one other type: that branch, and its index as it is written.
+/// For a union of null and one other type: the number of that branch, and its index as encoded.
 pub(super) fn nullable(schema: &Schema, branches: &[NodeId]) -> Option<(usize, u8)> {
     let null = |branch: usize| schema.node(branches[branch]).shape == Shape::Null;
     match branches.len() {
@@ -86,14 +86,14 @@ fn union(compiler: &mut Compiler<'_>, branches: &[NodeId]) -> Option<Op> {
     }
 }
 
-/// The record's layout, when its size is fixed and small: then its nullable union has a short way.
+/// The record's layout, if its size is fixed and small. A nullable union of such a record has a fast path.
 pub(super) fn small_record(schema: &Schema, id: NodeId) -> Option<Small> {
     let mut small = Small::default();
     let record = matches!(schema.node(id).shape, Shape::Record { .. });
     (record && measure(schema, id, &mut small)).then_some(small)
 }
 
-/// Adds a type of fixed size to a record of fixed size; whether it is one, and fits.
+/// Adds a type to the layout of a record. Returns false if its size is not fixed or the record gets too large.
 fn measure(schema: &Schema, id: NodeId, small: &mut Small) -> bool {
     if schema.facts(id).empty {
         return true;
@@ -121,7 +121,7 @@ fn measure(schema: &Schema, id: NodeId, small: &mut Small) -> bool {
     small.size <= Small::MAX_SIZE
 }
 
-/// The table of a union of types without parts.
+/// Adds the table of a union of scalars.
 fn scalars(compiler: &mut Compiler<'_>, branches: &[NodeId]) -> Option<u32> {
     if branches.is_empty() || branches.len() > MAX_SCALARS {
         return None;
@@ -135,14 +135,14 @@ fn scalars(compiler: &mut Compiler<'_>, branches: &[NodeId]) -> Option<u32> {
     Some(compiler.program.scalars.len() as u32 - 1)
 }
 
-/// The bytes that a number usually has: of a time the schema says it. A guess that is wrong costs a little time.
+/// How many bytes a number usually takes; the schema implies it for times. A wrong guess costs only a little time.
 fn usual(schema: &Schema, id: NodeId) -> u8 {
     match schema.node(id).logical {
-        // Days from 1970 on, until the year 4840.
+        // From 1992 to 4840.
         Some(Logical::Date) => 3,
         Some(Logical::Time(Unit::Millis)) => 4,
         Some(Logical::Time(Unit::Micros)) => 6,
-        // From 1987 to 2039.
+        // From July 1970 to 2039.
         Some(Logical::Timestamp(Unit::Millis) | Logical::LocalTimestamp(Unit::Millis)) => 6,
         // From 1978 to 3111.
         Some(Logical::Timestamp(Unit::Micros) | Logical::LocalTimestamp(Unit::Micros)) => 8,
@@ -150,7 +150,7 @@ fn usual(schema: &Schema, id: NodeId) -> u8 {
     }
 }
 
-/// A type without parts.
+/// A scalar type.
 fn scalar(schema: &Schema, id: NodeId) -> Option<Scalar> {
     Some(match &schema.node(id).shape {
         Shape::Null => Scalar::Fixed(0),

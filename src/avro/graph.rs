@@ -5,9 +5,9 @@
 
 /// The strongly connected components of a graph.
 pub(crate) struct Components {
-    /// Component of every node. Numbers are such that an edge between components leads to a smaller number.
+    /// Component of every node. An edge between two components always leads to the smaller number.
     pub of: Vec<usize>,
-    /// Nodes of every component, children's components first.
+    /// Nodes of every component. Components of children come first.
     pub nodes: Vec<Vec<usize>>,
     /// Whether the component holds a cycle: it has several nodes, or one with an edge to itself.
     pub cyclic: Vec<bool>,
@@ -58,7 +58,7 @@ pub(crate) fn components(edges: &[Vec<usize>]) -> Components {
     out
 }
 
-/// Takes the component that starts at `root` off the stack of open nodes.
+/// Pops the component that starts at `root` from the stack of open nodes.
 fn close(out: &mut Components, open: &mut Vec<usize>, root: usize, edges: &[Vec<usize>]) {
     let id = out.nodes.len();
     let mut members = Vec::new();

@@ -7,10 +7,10 @@ use serde_json::{Map, Value as Json};
 
 use super::names;
 
-/// Levels of JSON that are followed: far more than a schema that was parsed can have without referring in circles.
+/// Levels of JSON that are followed: far more than a parsed schema can have, unless its types form a circle.
 const MAX_LEVELS: usize = 400;
 
-/// `document` with the definitions that `definition` knows by full name put in. None when nested without bound.
+/// `document` with the definitions that `definition` finds by full name inlined. None if nested without bound.
 pub(crate) fn inline<'j>(document: &Json, definition: impl Fn(&str) -> Option<&'j Json>) -> Option<Json> {
     Inliner {
         definition,
@@ -21,7 +21,7 @@ pub(crate) fn inline<'j>(document: &Json, definition: impl Fn(&str) -> Option<&'
 
 struct Inliner<F> {
     definition: F,
-    /// Full names that the output has defined already.
+    /// Full names that are already defined in the output.
     done: HashSet<String>,
 }
 
@@ -46,7 +46,7 @@ impl<'j, F: Fn(&str) -> Option<&'j Json>> Inliner<F> {
             return Some(Json::from(name));
         }
         let (qualified, _) = names::full_name(name, None, namespace);
-        // As in parsing: what the namespace does not know is looked for outside of any.
+        // As in parsing: a name that is unknown in the namespace is looked up without one.
         let full = if (self.definition)(&qualified).is_some() {
             qualified
         } else {

@@ -23,7 +23,7 @@ use super::decimal;
 use super::uuid;
 use super::value::{Unit, Value};
 
-/// A value as JSON. Total: every value has one.
+/// A value as JSON. Total: every value has a JSON form.
 pub fn to_json(value: &Value<'_>) -> Json {
     match value {
         Value::Null => Json::Null,
@@ -69,7 +69,7 @@ fn key_text(key: &Value<'_>) -> String {
     }
 }
 
-/// A single is written with its own digits, not with those of the double that it becomes.
+/// `digits` are the value's own digits. A `float` must not get those of the `double` that it becomes.
 fn number(value: f64, digits: String) -> Json {
     match digits.parse().ok().and_then(serde_json::Number::from_f64) {
         Some(number) => Json::Number(number),
@@ -122,7 +122,7 @@ fn per_second(unit: Unit) -> (i64, usize) {
     }
 }
 
-/// A time of day. One outside of the day is written with as many hours as it has.
+/// A time of day. Beyond 24 hours it is written with as many hours as it has.
 fn clock(time: i64, unit: Unit) -> String {
     let (per_second, digits) = per_second(unit);
     let sign = if time < 0 { "-" } else { "" };

@@ -1,4 +1,4 @@
-//! Avro, compiled: what a pipeline wants of a record is read, and what it adds is written, without building the record.
+//! Avro, compiled: reads the values that a pipeline needs and adds the new ones, without building the record.
 //!
 //! ```text
 //!  schema JSON ─ parse ─► Schema ─ select (paths) ─► Want ─ compile ─► Program ─┐
@@ -8,19 +8,19 @@
 //! ```
 //!
 //! A [`Schema`] is an arena of nodes in which names are resolved. A [`Plan`] is compiled once per writer schema and list of
-//! paths: a flat program that checks all of a datum while it passes over it, and records where the wanted values start
-//! and end. A [`Splice`] is compiled once per writer schema and output schema: the runs of input bytes that pass unchanged,
-//! the fields that are converted, those that are new. Neither has state; what a run finds lies in a slice of the caller's.
+//! paths: a flat program that validates a whole datum while it passes over it, and records where the wanted values start
+//! and end. A [`Splice`] is compiled once per writer schema and output schema: which runs of input bytes are copied
+//! unchanged, which fields are converted, and which are new. Neither has state; what a run finds is in the caller's slice.
 //!
-//! Data are hostile until they are checked: no datum makes any of this panic, read outside its bytes, exhaust the stack,
-//! take memory that the datum's length does not explain, or run for longer than it. That holds for schemas too.
+//! Data are hostile until they are checked. No datum can make this code panic, read outside its bytes, exhaust the
+//! stack, or use more memory or time than its length explains. The same holds for schemas.
 //!
-//! Differences from other libraries, most of them on the strict side (their data would not be read everywhere): `int`s and
-//! indexes longer than five bytes and `long`s with more than 64 bits are refused, and so are booleans other than 0 and 1,
-//! strings that are not UTF-8, blocks whose size does not agree with their items, and bytes behind the datum. Block counts
-//! and sizes may be written in any of the ways that the specification allows. On the other side, what a logical type asks of
-//! its bytes is looked at only where the value is asked for: a text that is no UUID in its canonical form, a decimal without
-//! bytes, and one with more digits than its precision pass unchanged where nothing converts them.
+//! Differences from other libraries: most are stricter, because what they allow cannot be read everywhere. `int`s and
+//! indexes longer than five bytes are refused, and so are `long`s with more than 64 bits, booleans other than 0 and 1,
+//! strings that are not UTF-8, blocks whose size does not agree with their items, and bytes after the datum. Block counts
+//! and sizes may be written in any way that the specification allows. One difference is more lenient: the rules of a logical
+//! type are checked only where the value is read. Text that is not a UUID in canonical form, a decimal without bytes, and a
+//! decimal with more digits than its precision pass unchanged unless something converts them.
 
 mod careful;
 mod compile;

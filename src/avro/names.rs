@@ -1,16 +1,17 @@
 //! Avro names: which are valid, how name and namespace form a full name, and which known name was probably meant.
 
-/// The primitive types, whose names cannot be taken by others.
+/// The primitive types, whose names no other type may have.
 pub(crate) const PRIMITIVES: [&str; 8] = ["null", "boolean", "int", "long", "float", "double", "bytes", "string"];
 
-/// Whether `name` is one part of a name. The specification allows `[A-Za-z_][A-Za-z0-9_]*`; letters and digits of other
-/// scripts are let through, as Java's parser may be told to.
+/// Whether `name` is a valid name without a namespace. The specification allows `[A-Za-z_][A-Za-z0-9_]*`. Letters and
+/// digits of other scripts are accepted too, because Java's parser can be set to accept them.
 pub(crate) fn is_name(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_alphabetic() || c == '_') && chars.all(|c| c.is_alphanumeric() || c == '_')
 }
 
-/// Whether `name` is one, behind a namespace or not. Of a namespace Java looks at nothing but its dots, and topics of Debezium have hyphens in it.
+/// Whether `name` is a valid name, with or without a namespace. Java checks nothing in a namespace but its dots, and namespaces of Debezium's
+/// topics contain hyphens.
 pub(crate) fn is_full_name(name: &str) -> bool {
     let (space, last) = name.rsplit_once('.').unwrap_or(("_", name));
     is_name(last)
@@ -19,12 +20,13 @@ pub(crate) fn is_full_name(name: &str) -> bool {
             .all(|part| !part.is_empty() && !part.contains(char::is_whitespace))
 }
 
-/// Whether `name` is what the specification calls a name, which is what Messina itself writes.
+/// Whether `name` follows the specification strictly, as every name that Messina itself writes does.
 pub(crate) fn is_plain_name(name: &str) -> bool {
     is_name(name) && name.is_ascii()
 }
 
-/// Full name and namespace of a definition: a dotted name stands alone, another takes `namespace` or what encloses it.
+/// Full name and namespace of a definition. A dotted name is already full; any other takes `namespace`, or else that of
+/// the enclosing type.
 pub(crate) fn full_name(name: &str, namespace: Option<&str>, enclosing: &str) -> (String, String) {
     match name.rfind('.') {
         Some(dot) => (name.trim_start_matches('.').to_owned(), name[..dot].to_owned()),
@@ -40,20 +42,20 @@ pub(crate) fn full_name(name: &str, namespace: Option<&str>, enclosing: &str) ->
     }
 }
 
-/// The part behind the last dot.
+/// The part after the last dot.
 pub(crate) fn short_name(full: &str) -> &str {
     full.rsplit('.').next().unwrap_or(full)
 }
 
-/// The longest names that are compared, in bytes.
+/// Longer names, in bytes, are not compared.
 const LONGEST: usize = 256;
 
-/// Of `names`, the one nearest to `wanted` by edit distance, when it is near enough to be a slip.
+/// The one of `names` that is nearest to `wanted` by edit distance, if it is near enough to be a typo.
 pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (wanted.chars().count() / 3).max(1);
     names
         .into_iter()
-        // What takes long to compare is no slip.
+        // Long names take too long to compare, and are not typos.
         .filter(|name| wanted.len() <= LONGEST && name.len() <= LONGEST)
         .map(|name| (distance(wanted, name), name))
         .filter(|(distance, _)| *distance <= limit)
@@ -61,7 +63,7 @@ pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>
         .map(|(_, name)| name)
 }
 
-/// Levenshtein's edit distance, without regard to case and underscores, which is how field names are usually mistaken.
+/// Levenshtein distance without regard to case and underscores, which people often get wrong in field names.
 fn distance(a: &str, b: &str) -> usize {
     let fold = |s: &str| {
         s.chars()

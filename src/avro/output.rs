@@ -22,9 +22,9 @@ use super::{inline, names, parse};
 pub struct NewField {
     /// Its name, which the input must not have.
     pub name: String,
-    /// Its type; nullable becomes `["null", T]` with null for default.
+    /// Its type; nullable becomes `["null", T]` with null as the default.
     pub ty: Type,
-    /// The input's type, where the field is one of the input's taken whole.
+    /// The input's type, if the field is copied whole from the input.
     pub node: Option<NodeId>,
 }
 
@@ -34,7 +34,7 @@ pub enum OutputError {
     /// Only records have fields.
     #[error("the input schema is not a record: fields cannot be appended")]
     NotARecord,
-    /// The name is taken.
+    /// The name is already taken.
     #[error(
         "new field \"{name}\": the input schema \"{record}\" has a field \"{taken}\" already; give the sink a schema or choose another name"
     )]
@@ -49,7 +49,7 @@ pub enum OutputError {
     /// Not an Avro name.
     #[error("\"{0}\" is not a name that Avro allows (letters, digits and underscores)")]
     Name(String),
-    /// A type that Avro lacks, or that is not known.
+    /// A type that Avro lacks, or that is not known in advance.
     #[error("{ty} has no Avro type of its own: {hint}")]
     NoType {
         /// The type.
@@ -65,7 +65,7 @@ pub enum OutputError {
         /// What is wrong with it.
         error: Box<OutputError>,
     },
-    /// The result is not a schema, which happens when the input schema is at the limits of what is read.
+    /// The result is not a valid schema. This happens if the input schema is at the limits of the parser.
     #[error("derived schema: {0}")]
     Schema(#[from] SchemaError),
 }
@@ -73,7 +73,7 @@ pub enum OutputError {
 /// The schema of `input`'s record with `fields` appended.
 ///
 /// # Errors
-/// An input that is not a record; a name that is taken or is none; a type that Avro does not have.
+/// An input that is not a record; a name that is taken or invalid; a type that Avro does not have.
 pub fn append_fields(input: &Schema, fields: &[NewField]) -> Result<Schema, OutputError> {
     let own = input.fields().ok_or(OutputError::NotARecord)?;
     let record = input.node(input.root()).shape.name().unwrap_or_default();
@@ -131,8 +131,8 @@ pub fn append_fields(input: &Schema, fields: &[NewField]) -> Result<Schema, Outp
     Ok(Schema::parse(&json.to_string())?)
 }
 
-/// The schema `json`, which is `input` with more fields, as a record of another name. Where it contains itself it contains
-/// the record of the input.
+/// The schema `json`, which is `input` with more fields, as a record with another name. Where it contains itself, it
+/// contains the record of the input instead.
 fn rename(input: &Schema, mut json: Json, name: &str) -> Result<Json, OutputError> {
     let original: Json = serde_json::from_str(input.json()).map_err(|error| SchemaError::Json(error.to_string()))?;
     let definitions = parse::definitions(&original)?;
@@ -147,19 +147,19 @@ fn rename(input: &Schema, mut json: Json, name: &str) -> Result<Json, OutputErro
 
 /// The Avro type of a type, as JSON.
 ///
-/// What Avro must name (records, durations) is named after `Value`. Symbols of an enum become a string, and fixed bytes
-/// become bytes, because a second definition of a named type is worth less than a plain one.
+/// Types that Avro requires to have a name (records, durations) are named after `Value`. An enum becomes a string, and
+/// fixed becomes bytes, because a second definition of a named type is worth less than a plain type.
 ///
 /// # Errors
-/// Types that Avro lacks: a decimal of unbounded precision, a map whose keys are not strings, what is only known per record.
+/// Types that Avro lacks: a decimal of unbounded precision, a map whose keys are not strings, a type known only per record.
 pub fn avro_type(ty: &Type) -> Result<Json, OutputError> {
     TypeWriter { taken: HashSet::new() }.write(ty, None, "Value")
 }
 
-/// A type of the input, from which a type is made.
+/// A type of the input, from which an output type is derived.
 type Origin<'s> = Option<(&'s Schema, NodeId)>;
 
-/// The type itself, or the one beside null; none where there are several.
+/// The type itself, or the only other type in a union with null. None if there are several others.
 fn beside_null((schema, node): (&Schema, NodeId)) -> Origin<'_> {
     let Shape::Union(branches) = &schema.node(node).shape else {
         return Some((schema, node));
@@ -171,7 +171,7 @@ fn beside_null((schema, node): (&Schema, NodeId)) -> Origin<'_> {
     }
 }
 
-/// The type of what a list or map has, and the type and default of a record's field.
+/// Without a name: the type of the items of a list or map. With one: the type and default of that field of a record.
 fn within<'s>(from: Origin<'s>, name: Option<&str>) -> (Origin<'s>, Option<&'s Json>) {
     let Some((schema, node)) = from else {
         return (None, None);
@@ -186,14 +186,15 @@ fn within<'s>(from: Origin<'s>, name: Option<&str>) -> (Origin<'s>, Option<&'s J
     }
 }
 
-/// Whether a type takes a default. It may have lost something that the input's has: of several records in a union the defaults.
+/// Whether a derived type accepts a default. It may lack something of the input's type: several records in a union lose the
+/// defaults of their fields.
 fn has(ty: &Json, value: &Json) -> bool {
     let schema = Schema::parse(&ty.to_string());
     schema.is_ok_and(|schema| default::encode(&schema, schema.root(), value, &mut Vec::new()).is_ok())
 }
 
 struct TypeWriter {
-    /// Names of types that are taken.
+    /// Names that are taken by types.
     taken: HashSet<String>,
 }
 
@@ -281,7 +282,7 @@ impl TypeWriter {
         })
     }
 
-    /// The branches of a union, of which no two may be of one kind unless they have names.
+    /// The branches of a union. Two branches of the same kind are allowed only if they have names.
     fn union(&mut self, types: &[Type], hint: &str) -> Result<Vec<Json>, OutputError> {
         let mut branches: Vec<Json> = Vec::with_capacity(types.len());
         for ty in types {

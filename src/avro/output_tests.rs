@@ -117,7 +117,7 @@ fn every_type_that_has_one_is_read_back() {
     }
     assert_eq!(avro_type(&Type::Enum(vec!["A".into()])), Ok(json!("string")));
     assert_eq!(avro_type(&Type::Fixed(3)), Ok(json!("bytes")));
-    // Two of one type in a union are one branch.
+    // Two members of a union that become the same type are one branch.
     assert_eq!(
         avro_type(&Type::Union(vec![Type::Enum(vec![]), Type::String])),
         Ok(json!(["string"]))
@@ -149,7 +149,8 @@ fn a_record_that_contains_itself_stays_as_it_is_inside() {
     assert!(splice.is_ok(), "the input's bytes are as they were: {splice:?}");
 }
 
-/// What comes of an input whose carts have these fields more, taken whole: a cart that may be null, and a list of carts.
+/// The schema derived from an input whose carts have the additional fields `more`. It copies a nullable cart and a list
+/// of carts.
 fn with_carts(more: &str) -> Schema {
     let input = Schema::parse(&format!(
         r#"{{"type":"record","name":"E","fields":[
@@ -166,7 +167,7 @@ fn with_carts(more: &str) -> Schema {
     append_fields(&input, &[field("basket", 0), field("baskets", 1)]).unwrap()
 }
 
-/// A registry compares the two as readers do: what the older has not must have a default.
+/// A registry compares the two as readers do: a field that the older one lacks must have a default.
 #[test]
 fn a_record_that_is_taken_whole_may_get_fields_with_defaults() {
     let more = r#",{"name":"currency","type":{"type":"enum","name":"C","symbols":["EUR","USD"]},"default":"EUR"},
@@ -177,7 +178,7 @@ fn a_record_that_is_taken_whole_may_get_fields_with_defaults() {
     let (before, after) = (theirs(&with_carts("")), theirs(&with_carts(more)));
     let compatible = SchemaCompatibility::can_read(&before, &after).unwrap();
     assert_eq!(compatible, Compatibility::Full);
-    // One that its type does not take is no default: the registry would refuse the whole.
+    // A default that does not match its type is dropped, because the registry would refuse the whole schema.
     let json: Json = serde_json::from_str(with_carts(r#",{"name":"n","type":"int","default":"x"}"#).json()).unwrap();
     assert_eq!(
         json["fields"][2]["type"][1]["fields"],

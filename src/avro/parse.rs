@@ -46,7 +46,7 @@ pub(crate) fn parse(json: &str, references: &[&str]) -> Result<Schema, SchemaErr
     })
 }
 
-/// The definition of every named type of a schema's text, by full name.
+/// The definition of every named type in a schema's JSON, by full name.
 pub(crate) fn definitions(document: &Json) -> Result<HashMap<String, &Json>, SchemaError> {
     let mut parser = Parser::default();
     parser.node(document, "")?;
@@ -84,7 +84,7 @@ impl<'j> Parser<'j> {
         NodeId((self.nodes.len() - 1) as u32)
     }
 
-    /// Parses a part of what is being defined, `place` being its name among the parts.
+    /// Parses a part of a type. `place` is the name of the part in error messages.
     fn part(&mut self, json: &'j Json, namespace: &str, place: String) -> Result<NodeId, SchemaError> {
         self.place.push(place);
         let id = self.node(json, namespace)?;
@@ -105,7 +105,7 @@ impl<'j> Parser<'j> {
         }
     }
 
-    /// A type that is mentioned by its name.
+    /// Resolves a type that is referred to by name.
     fn named(&mut self, name: &str, namespace: &str) -> Result<NodeId, SchemaError> {
         if let Some(shape) = primitive(name) {
             return Ok(self.push(shape));
@@ -201,7 +201,7 @@ impl<'j> Parser<'j> {
             .collect();
         if let Some(known) = self.names.get(&full) {
             let node = &self.nodes[known.id.0 as usize];
-            // Two schemas that are referred to may each define an enum or a fixed, and describe it in words of their own: one type to Java too.
+            // Two referenced schemas may each define the same enum or fixed type, with different docs. Java treats that as one type too.
             let same = known.json == json
                 || self
                     .leaf(kind, &full, &aliases, object)?
@@ -215,7 +215,7 @@ impl<'j> Parser<'j> {
         if self.place.last().is_none_or(|place| place.ends_with(' ')) {
             self.place.push(full.clone());
         }
-        // The place in the arena comes first, under its name: fields may refer to it.
+        // Reserve the node and register the name before parsing the fields, because they may refer to it.
         let id = self.push(Shape::Record {
             name: full.clone(),
             aliases: Vec::new(),
@@ -231,7 +231,7 @@ impl<'j> Parser<'j> {
         Ok(id)
     }
 
-    /// An enum or fixed; none of another kind.
+    /// An enum or fixed type; None for any other kind.
     fn leaf(
         &self,
         kind: &str,

@@ -15,7 +15,7 @@ pub enum Part {
     Key(String),
 }
 
-/// Why a text is not a path, or names nothing in a schema. The message stands alone: it repeats the path.
+/// Why a text is not a path, or has no match in a schema. The message is self-contained: it repeats the path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("path \"{path}\": {problem}")]
 pub struct PathError {
@@ -28,12 +28,12 @@ pub struct PathError {
 /// What can be wrong with a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathProblem {
-    /// Not written as a path is.
+    /// A syntax error.
     #[error("{expected} expected at character {at}")]
     Syntax {
-        /// What could have stood there.
+        /// What was expected there.
         expected: &'static str,
-        /// From 1.
+        /// The position in characters, from 1.
         at: usize,
     },
     /// No such field.
@@ -47,7 +47,7 @@ pub enum PathProblem {
         name: String,
         /// The part before it.
         within: String,
-        /// The fields that there are.
+        /// The fields that exist.
         fields: Vec<String>,
         /// The one that was probably meant.
         nearest: Option<String>,
@@ -62,13 +62,13 @@ pub enum PathProblem {
         /// Its type.
         ty: String,
     },
-    /// An item of an array whose items have no bytes: there is nothing to point at.
+    /// An item of an array whose items take no bytes, so there is nothing to point at.
     #[error("the items of {within} are always null")]
     EmptyItems {
         /// The array.
         within: String,
     },
-    /// The path leads so deep, or the schema is so large, that its program would be.
+    /// The program would be too large: the path is too deep or has too many sources, or the schema is too large.
     #[error("the program for the schema would be too large")]
     TooLarge,
 }
@@ -158,7 +158,7 @@ impl Parser<'_> {
         Ok(part)
     }
 
-    /// A quoted key; a backslash takes the next character as it is.
+    /// A quoted key. A backslash makes the next character literal.
     fn quoted(&mut self, quote: char) -> Result<String, PathProblem> {
         let mut key = String::new();
         let mut chars = self.rest()[1..].char_indices();
@@ -179,7 +179,7 @@ impl Parser<'_> {
     }
 }
 
-/// As it is written after what comes before it.
+/// As it is written after the part before it.
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

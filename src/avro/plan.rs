@@ -21,7 +21,7 @@ use super::value::{Type, Value};
 use super::vector::Level;
 use super::want::{Edge, Mark, Step, Want};
 
-/// Data up to this length are padded on the stack when their buffer has no room behind them.
+/// Data up to this length are padded on the stack if their buffer has no room after them.
 const SMALL_DATUM: usize = 2048;
 
 /// A compiled extraction. Immutable; `Send` and `Sync`.
@@ -52,12 +52,12 @@ impl Plan {
     /// Compiles the extraction of `paths` (without `event.`) from data of `writer`; slot *n* is path *n*.
     ///
     /// # Errors
-    /// A path that is not written as one or that the schema does not have; the error names what there is.
+    /// A path that is malformed, or that the schema does not have. The error lists what the schema has.
     pub fn compile(writer: Arc<Schema>, paths: &[&str]) -> Result<Plan, PathError> {
         Plan::compile_wanting(writer, paths, |_| Vec::new()).map(|(plan, _)| plan)
     }
 
-    /// Compiles the extraction of `paths` and, with it, the building of data of `output` from the same data.
+    /// Compiles the extraction of `paths` together with an output: how data of `output` are built from the same input.
     ///
     /// `new_fields` are the fields of `output` whose values the pipeline supplies.
     ///
@@ -75,7 +75,7 @@ impl Plan {
         Ok((plan, splice))
     }
 
-    /// Compiles, with further marks that `ask` asks for.
+    /// Compiles the extraction of `paths`, with the additional marks that `ask` requests.
     fn compile_wanting(
         writer: Arc<Schema>,
         paths: &[&str],
@@ -116,17 +116,17 @@ impl Plan {
         Ok((Plan { writer, program, slots }, further))
     }
 
-    /// The same plan, run as on a machine without AVX-512: for comparison.
+    /// The same plan without AVX-512, for comparison.
     #[must_use]
     pub fn for_any_machine(mut self) -> Plan {
         self.program.level = Level::Portable;
         self
     }
 
-    /// The same plan with more slots, at these numbers in ascending order: of paths that the schema does not have, so that their values are null.
+    /// The same plan with more slots, for paths that the schema does not have: their values are null. `slots` are their numbers, ascending.
     ///
     /// # Panics
-    /// Where a number is beyond the slots before it, which is a mistake of the caller.
+    /// If a number is beyond the slots before it, which is a mistake of the caller.
     #[must_use]
     pub fn with_absent(mut self, slots: &[usize]) -> Plan {
         for slot in slots {
@@ -141,21 +141,21 @@ impl Plan {
         &self.writer
     }
 
-    /// How many values can be asked for: as many as paths were given.
+    /// The number of slots: one per path.
     pub fn slots(&self) -> usize {
         self.slots.len()
     }
 
-    /// The type of a slot's values: nullable when a union on the way has null or another branch, or an index or key on
-    /// the way may be absent.
+    /// The type of a slot's values. It is nullable if a union on the way contains null or a branch without the rest of
+    /// the path, or if an index or key on the way may be absent.
     ///
     /// # Panics
-    /// When there is no such slot, which is a mistake of the caller.
+    /// If there is no such slot, which is a mistake of the caller.
     pub fn slot_type(&self, slot: usize) -> Type {
         self.slots[slot].ty.clone()
     }
 
-    /// The writer's type of a slot's values, where they come from one place.
+    /// The writer's type of a slot's values, if they come from exactly one place.
     ///
     /// # Panics
     /// As [`Plan::slot_type`].
@@ -171,14 +171,14 @@ impl Plan {
         self.program.marks as usize
     }
 
-    /// Checks the datum `buf[start..end]`, all of it, and records where the wanted values are.
+    /// Validates the whole datum `buf[start..end]`, and records where the wanted values are.
     ///
-    /// `marks` needs room for [`Plan::marks`] positions; they count from the start of `buf`. When `buf` has at least
-    /// [`PADDING`] bytes behind `end` nothing is copied.
+    /// `marks` needs room for [`Plan::marks`] positions; they count from the start of `buf`. If `buf` has at least
+    /// [`PADDING`] bytes after `end`, nothing is copied.
     ///
     /// # Errors
-    /// The first thing that keeps the bytes from being a datum of the schema; positions count from `start`. The marks then hold
-    /// nothing of use.
+    /// The first reason why the bytes are not a datum of the schema; its position counts from `start`. The contents of `marks`
+    /// are then meaningless.
     pub fn run(&self, buf: &[u8], start: usize, end: usize, marks: &mut [u32]) -> Result<(), DatumError> {
         if end >= u32::MAX as usize {
             return Err(DatumError::TooLarge { bytes: end });
@@ -190,7 +190,7 @@ impl Plan {
         }
     }
 
-    /// Runs on a copy with padding.
+    /// Runs on a copy of the datum, with padding.
     #[cold]
     fn run_copy(&self, datum: &[u8], base: u32, marks: &mut [u32]) -> Result<(), DatumError> {
         let (mut small, mut large);
@@ -206,12 +206,12 @@ impl Plan {
         run::run(&self.program, window, base, marks)
     }
 
-    /// The value of a slot after a run, null when it is absent. Text, bytes and symbols are borrowed; records, arrays and
+    /// The value of a slot after a run; null if it is absent. Text, bytes and symbols are borrowed; records, arrays and
     /// maps are built.
     ///
     /// # Errors
-    /// What a run does not look at: a string that should be a UUID and is none, nesting too deep to build, an array of
-    /// nulls too long to build. Also what comes of giving other bytes or marks than the run's.
+    /// What a run does not check: a string that should be a UUID but is not, nesting too deep to build, an array of
+    /// nulls too long to build. Also the consequences of passing bytes or marks other than the run's.
     #[inline(always)]
     pub fn value<'a>(&'a self, slot: usize, buf: &'a [u8], marks: &[u32]) -> Result<Value<'a>, DatumError> {
         match self.find(slot, marks) {
@@ -222,13 +222,13 @@ impl Plan {
         }
     }
 
-    /// The encoded bytes of a slot after a run (of a union with its index), None when it is absent.
+    /// The encoded bytes of a slot after a run (a union includes its index); None if it is absent.
     pub fn raw<'a>(&self, slot: usize, buf: &'a [u8], marks: &[u32]) -> Option<&'a [u8]> {
         let (_, range) = self.find(slot, marks)?;
         buf.get(range)
     }
 
-    /// The source of a slot that this datum has, and its place.
+    /// The slot's source that this datum has, and its place.
     #[inline(always)]
     fn find(&self, slot: usize, marks: &[u32]) -> Option<(&Ends, Range<usize>)> {
         self.slots
@@ -240,7 +240,7 @@ impl Plan {
 }
 
 impl Ends {
-    /// Where the last run has found it, if it has.
+    /// Where the last run found it, if it did.
     #[inline(always)]
     fn place(&self, marks: &[u32]) -> Option<Range<usize>> {
         let (start, end) = (*marks.get(self.start as usize)?, *marks.get(self.end as usize)?);
@@ -248,14 +248,14 @@ impl Ends {
     }
 }
 
-/// Where further marks can be asked for.
+/// Lets an output request additional marks.
 pub(crate) struct Ask<'a> {
     want: &'a mut Want,
     asked: &'a mut u32,
 }
 
 impl Ask<'_> {
-    /// Asks for the start or end of the field at the end of `trail`.
+    /// Requests the start or end of the field at the end of `trail`.
     pub fn ask(&mut self, trail: &[Step], edge: Edge) -> Mark {
         self.want.ask(trail, edge, self.asked)
     }

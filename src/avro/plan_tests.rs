@@ -44,7 +44,7 @@ fn event<'a>(items: &[Value<'a>], best: Value<'a>, tags: Vec<(&'a str, Value<'a>
     out
 }
 
-/// The values of paths, from the datum amid other bytes, with and without room behind it.
+/// The values of `paths`, from a datum between other bytes, with and without room for padding after it.
 fn values(datum: &[u8], paths: &[&str]) -> Vec<Value<'static>> {
     let plan = Plan::compile(schema(), paths).unwrap();
     let answer = |padding: usize| {

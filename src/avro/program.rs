@@ -11,92 +11,93 @@ use std::ops::Range;
 use super::vector::Level;
 use super::want::Mark;
 
-/// Place of an operation in the program.
+/// Index of an operation in the program.
 pub(crate) type Target = u32;
 
-/// How deeply a datum may be nested in arrays, maps and recursive records, each counting one.
+/// How deeply a datum may be nested. Each array, each map and each record that is called (recursive, or large and used
+/// more than once) counts one.
 ///
-/// What needs no place to return to does not count: a linked list may be as long as the datum.
+/// A call in tail position needs no return address and does not count: a linked list may be as long as the datum.
 pub const MAX_DEPTH: usize = 256;
 
-/// One operation. In the fused ones that begin with `Nullable`, `some` is the index of the branch that is not null, as it
-/// stands in the datum: 0 or 2.
+/// One operation. In the fused ones that begin with `Nullable`, `some` is the index of the branch that is not null, as
+/// encoded in the datum: 0 or 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     /// A boolean.
     Boolean,
-    /// An int that usually has so many bytes: 1 to 8, as below.
+    /// An `int` that usually takes `usual` bytes: 1 to 8, as for `Long`.
     Int { usual: u8 },
-    /// A long that usually has so many bytes: 1 to 8.
+    /// A `long` that usually takes `usual` bytes: 1 to 8.
     Long { usual: u8 },
-    /// So many bytes.
+    /// `size` bytes.
     Fixed { size: u32 },
-    /// Bytes with their length.
+    /// Bytes with a length prefix.
     Bytes,
-    /// A string with its length.
+    /// A string with a length prefix.
     String,
-    /// An enum of so many symbols.
+    /// An enum of `symbols` symbols.
     Enum { symbols: u32 },
-    /// A union of null and int.
+    /// A union of null and `int`.
     NullableInt { some: u8 },
-    /// A union of null and long, which usually has so many bytes.
+    /// A union of null and a `long` that usually takes `usual` bytes.
     NullableLong { some: u8, usual: u8 },
-    /// A union of null and so many bytes.
+    /// A union of null and `size` bytes.
     NullableFixed { some: u8, size: u32 },
     /// A union of null and bytes.
     NullableBytes { some: u8 },
     /// A union of null and string.
     NullableString { some: u8 },
-    /// A union of null and an enum of so many symbols.
+    /// A union of null and an enum of `symbols` symbols.
     NullableEnum { some: u8, symbols: u32 },
     /// A union of null and a record of fixed size: `smalls[table]`.
     NullableSmall { some: u8, table: u32 },
-    /// A union of null and what follows; on null, goes to `null`.
+    /// A union of null and the type whose operations follow. Jumps to `null` on null.
     Nullable { some: u8, null: Target },
-    /// A union: goes to `jumps[table + index]`.
+    /// A union: jumps to `jumps[table + index]`.
     Union { branches: u16, table: u32 },
-    /// A union of types without parts: `scalars[table]`.
+    /// A union of scalars: `scalars[table]`.
     Scalars { table: u32 },
-    /// Starts an array or map; goes to `exit` when it has no items.
+    /// Starts an array or map. Jumps to `exit` if it has no items.
     Items { exit: Target },
-    /// Ends an item: goes to `body` for the next one, or on when there is none.
+    /// Ends an item. Jumps to `body` if there is another item, and falls through otherwise.
     Next { body: Target },
     /// A whole array of int.
     Ints,
     /// A whole array of long.
     Longs,
-    /// A whole array of so many bytes each, not 0.
+    /// A whole array of items of `size` bytes each, not 0.
     FixedItems { size: u32 },
     /// A whole array of bytes.
     BytesItems,
     /// A whole array of strings.
     Strings,
-    /// A whole array of what has no bytes.
+    /// A whole array of items that take no bytes.
     EmptyItems,
-    /// A whole map of a union of types without parts: `scalars[table]`.
+    /// A whole map of a union of scalars: `scalars[table]`.
     ScalarMap { table: u32 },
-    /// At the start of an array's item: goes to the target that `picks[table]` has for its number, or on.
+    /// At the start of an array's item: jumps to the target in `picks[table]` for the item's number, if there is one.
     Pick { table: u32 },
-    /// The key of a map's entry: goes to the target that `keys[table]` has for it, or on.
+    /// The key of a map's entry: jumps to the target in `keys[table]` for this key, if there is one.
     Key { table: u32 },
-    /// Runs the operations at `target` up to their `Return`.
+    /// Calls the operations at `target`, which end with `Return`.
     Call { target: Target },
-    /// Ends what was called.
+    /// Returns from a call.
     Return,
-    /// Goes to `target`.
+    /// Jumps to `target`.
     Jump { target: Target },
-    /// Records the position.
+    /// Records the position as `mark`.
     Mark { mark: Mark },
-    /// Records it as `first` and as the mark behind it: where one wanted field ends, often another starts.
+    /// Records the position as `first` and as the mark after it: where one wanted field ends, another often starts.
     Marks { first: Mark },
     /// Ends the datum.
     End,
 }
 
-/// One branch of a union of types without parts.
+/// One branch of a union of scalars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scalar {
-    /// So many bytes; null has none.
+    /// This many bytes; null has none.
     Fixed(u32),
     /// A boolean.
     Boolean,
@@ -104,49 +105,49 @@ pub(crate) enum Scalar {
     Int,
     /// A long.
     Long,
-    /// Bytes with their length.
+    /// Bytes with a length prefix.
     Bytes,
-    /// A string with its length.
+    /// A string with a length prefix.
     String,
-    /// An enum of so many symbols.
+    /// An enum with this many symbols.
     Enum(u32),
 }
 
-/// A union of types without parts.
+/// A union of scalars.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scalars {
     pub branches: Vec<Scalar>,
     pub lanes: Lanes,
 }
 
-/// What a union of types without parts needs to be passed without a decision: its first eight branches, each with a byte
-/// of each word. `branches` is 0 when one of them is not as it has to be.
+/// A union of at most eight scalars, prepared so that a datum of it is passed without branching: each word has one byte
+/// per branch. `branches` is 0 if the union does not qualify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Lanes {
     pub branches: u8,
-    /// The size of each branch that always has the same.
+    /// The size of each branch whose size is fixed.
     pub fixed: u64,
-    /// All bits of each branch that is text or bytes.
+    /// All bits set for each branch that is a string or bytes.
     pub text: u64,
-    /// All bits of each branch that is a number.
+    /// All bits set for each branch that is a number.
     pub number: u64,
-    /// What each branch has to keep, of the constants below.
+    /// The rules for each branch: a set of the constants below.
     pub rules: u64,
 }
 
 impl Lanes {
-    /// Text or bytes: the length is one byte, and not negative.
+    /// A string or bytes: the length must be one byte, and not negative.
     pub const TEXT: u8 = 1;
-    /// A boolean: the byte is 0 or 1.
+    /// A boolean: the byte must be 0 or 1.
     pub const BOOLEAN: u8 = 1 << 1;
-    /// An `int`: so short that it needs no look at its value.
+    /// An `int`: must be short enough to be valid whatever its value.
     pub const INT: u8 = 1 << 2;
-    /// A `long`: so short that a word shows its end.
+    /// A `long`: must be short enough to end within one word.
     pub const LONG: u8 = 1 << 3;
-    /// Text.
+    /// A string, which must be UTF-8.
     pub const STRING: u8 = 1 << 4;
 
-    /// The lanes of some branches.
+    /// The lanes of a union with these branches.
     pub fn of(branches: &[Scalar]) -> Lanes {
         let mut lanes = Lanes::default();
         if branches.len() > 8 {
@@ -184,30 +185,31 @@ impl Lanes {
     }
 }
 
-/// A record of fixed size: at most [`Small::MAX_SIZE`] bytes, some of which have a limit.
+/// A record of fixed size: at most [`Small::MAX_SIZE`] bytes, some of which may be restricted in value.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Small {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u32,
-    /// Where the record's fields are booleans and enums.
+    /// Checks of the record's booleans and enums.
     pub checks: Vec<Check>,
-    /// The operation behind the union: what follows `NullableSmall` is the same union again, for all that is unusual.
+    /// The operation after the union. `NullableSmall` is followed by the same union in its general form, for unusual
+    /// data.
     pub next: Target,
 }
 
 impl Small {
-    /// So that it lies within the bytes that may be read behind a datum's end.
+    /// Small enough for the record to lie within the padding after a datum.
     pub const MAX_SIZE: u32 = 56;
 }
 
-/// A byte of limited value.
+/// A byte of restricted value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Check {
-    /// Where in the record.
+    /// Offset in the record.
     pub offset: u8,
-    /// The value is below this.
+    /// The value must be below this.
     pub limit: u8,
-    /// Bits that it must not have: 1 for the index of an enum, which is never negative.
+    /// Bits that must be clear: 1 for the index of an enum, which is never negative.
     pub forbidden: u8,
 }
 
@@ -216,7 +218,7 @@ pub(crate) struct Check {
 pub(crate) struct KeyTarget {
     /// The key.
     pub key: String,
-    /// Marks that an earlier entry of the same key may have left.
+    /// Marks to clear, because an earlier entry with the same key may have set them.
     pub marks: Range<Mark>,
     /// The operations for its value.
     pub target: Target,
@@ -226,26 +228,25 @@ pub(crate) struct KeyTarget {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Program {
     pub ops: Vec<Op>,
-    /// Targets of unions.
+    /// Jump targets of unions.
     pub jumps: Vec<Target>,
     pub scalars: Vec<Scalars>,
     pub smalls: Vec<Small>,
-    /// Sorted by number.
+    /// Item numbers and their targets, sorted by number.
     pub picks: Vec<Vec<(u32, Target)>>,
     pub keys: Vec<Vec<KeyTarget>>,
-    /// Positions that a run records.
+    /// How many positions a run records.
     pub marks: u32,
-    /// Those that it does not record of every datum, and perhaps others between them.
+    /// A range that holds every mark that some data leave unset, and perhaps others in between.
     pub conditional: Range<Mark>,
-    /// What the machine can run.
+    /// The vector version that this machine can run.
     pub level: Level,
 }
 
-/// The place of the next operation.
+/// The program counter: points to the next operation.
 ///
-/// Invariant: `next` is one of the program's operations. It holds because the program does what [`Program::verify`] says,
-/// which is asserted of every program that is compiled: every target is an operation, and behind every one that does not
-/// always go elsewhere there is another.
+/// Invariant: `next` points to one of the program's operations. [`Program::verify`] guarantees it, and is asserted for
+/// every compiled program: every target is an operation, and every operation that can fall through has another after it.
 #[derive(Clone, Copy)]
 pub(crate) struct Counter<'p> {
     ops: &'p [Op],
@@ -262,11 +263,11 @@ impl<'p> Counter<'p> {
         }
     }
 
-    /// The next operation; then it is the one behind it.
+    /// Returns the next operation, and advances to the one after it.
     #[inline(always)]
     pub fn fetch(&mut self) -> Op {
-        // SAFETY: `next` is an operation of the program, which is borrowed; the one behind it is one too, or is never
-        // fetched, and at most one behind the last.
+        // SAFETY: `next` points into the program, which is borrowed. The operation after it exists or is never fetched,
+        // and the pointer is at most one past the last operation.
         unsafe {
             let op = *self.next;
             self.next = self.next.add(1);
@@ -274,7 +275,7 @@ impl<'p> Counter<'p> {
         }
     }
 
-    /// Goes to a target of the program.
+    /// Jumps to a target of the program.
     #[inline(always)]
     pub fn go(&mut self, target: Target) {
         debug_assert!((target as usize) < self.ops.len());
@@ -282,21 +283,21 @@ impl<'p> Counter<'p> {
         self.next = unsafe { self.ops.as_ptr().add(target as usize) };
     }
 
-    /// The operation that was fetched last, if there was no change of course since.
+    /// The operation that was fetched last, if there was no jump since.
     #[inline(always)]
     pub fn fetched(&self) -> Op {
         let at = self.next().saturating_sub(1) as usize;
         self.ops.get(at).copied().unwrap_or(Op::End)
     }
 
-    /// Goes back to where a call came from.
+    /// Returns to where a call came from.
     #[inline(always)]
     pub fn back(&mut self, place: Target) {
-        // A place that was noted is an operation. Were it another number, this would be one all the same.
+        // A recorded return target is an operation. `min` keeps any other number inside the program, too.
         self.go(place.min(self.ops.len() as Target - 1));
     }
 
-    /// The place of the next operation, as a target.
+    /// The index of the next operation, as a target.
     #[inline(always)]
     pub fn next(&self) -> Target {
         ((self.next as usize - self.ops.as_ptr() as usize) / size_of::<Op>()) as Target

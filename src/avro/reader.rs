@@ -5,11 +5,11 @@
 use super::error::DatumError;
 use super::scan;
 
-/// Values without bytes that are built, beyond one for each byte. More are refused: five bytes may claim thousands of
-/// millions.
+/// Zero-byte values that may be built, beyond one for each byte of input. More are refused, because five bytes can
+/// claim billions of them.
 const MAX_EMPTY_VALUES: u64 = 65_536;
 
-/// Items that a list has room for at once, whatever its first block claims.
+/// Limit on the items for which a list reserves memory in advance, whatever a block claims.
 const MAX_RESERVE: u64 = 1_024;
 
 /// Reads at a position that moves.
@@ -18,7 +18,7 @@ pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     /// The position.
     pub at: usize,
-    /// Values without bytes that may still be built.
+    /// Zero-byte values that may still be built.
     pub empties: u64,
 }
 
@@ -33,7 +33,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// One more value without bytes.
+    /// Counts one more zero-byte value.
     pub fn claim_empty(&mut self) -> Result<(), DatumError> {
         let left = self.empties.checked_sub(1);
         self.empties = left.ok_or(DatumError::EmptyItems { count: 1, at: self.at })?;
@@ -144,8 +144,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Reads all items of an array or map with `item`, which reads one. Items without bytes may be claimed in any number:
-    /// with `empty`, their number is limited.
+    /// Reads all items of an array or map with `item`, which reads one. `empty` means that items take no bytes: a block
+    /// can claim any number of those, so their number is limited.
     pub fn items<T, E: From<DatumError>>(
         &mut self,
         empty: bool,

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use super::resolve::{Given, same_name};
 use super::schema::{Logical, Node, NodeId, Schema, Shape};
 
-/// Levels of types that are looked at; beyond, the answer is no.
+/// Levels of types that are compared. For deeper types the answer is no.
 const MAX_LEVELS: usize = 512;
 
 impl Schema {
-    /// Whether data of another schema can become data of this one, though perhaps not every one.
+    /// Whether data of another schema can be converted to this one, though perhaps not every datum.
     pub fn reads(&self, writer: &Schema) -> bool {
         Relation::new(writer, self).resolves(writer.root(), self.root())
     }
@@ -26,12 +26,12 @@ enum Question {
 
 type Pair = (Question, NodeId, NodeId);
 
-/// What is known of pairs of types of two schemas.
+/// What is known about pairs of types of two schemas.
 pub(crate) struct Relation<'s> {
     writer: &'s Schema,
     output: &'s Schema,
     known: HashMap<Pair, bool>,
-    /// Pairs in the order in which they were looked at.
+    /// Pairs in the order in which they were examined, so that conclusions from a wrong assumption can be discarded.
     order: Vec<Pair>,
     level: usize,
 }
@@ -47,12 +47,12 @@ impl<'s> Relation<'s> {
         }
     }
 
-    /// Whether every datum of `from` is, byte for byte, the datum of `to` that it resolves to.
+    /// Whether every datum of `from` resolves to a datum of `to` with exactly the same bytes.
     pub fn same_bytes(&mut self, from: NodeId, to: NodeId) -> bool {
         self.ask(Question::SameBytes, from, to)
     }
 
-    /// Whether data of `from` can be converted to data of `to`, though perhaps not every one.
+    /// Whether data of `from` can be converted to data of `to`, though perhaps not every datum.
     pub fn resolves(&mut self, from: NodeId, to: NodeId) -> bool {
         self.ask(Question::Resolves, from, to)
     }
@@ -100,7 +100,7 @@ impl<'s> Relation<'s> {
             (Shape::Union(from), Shape::Union(to)) => {
                 from.len() <= to.len()
                     && from.iter().enumerate().all(|(number, branch)| {
-                        // No other has the name, so that there is no need to look for it in each.
+                        // Names are unique in a union, so a named branch at the same position needs no search.
                         let named = writer
                             .node(*branch)
                             .shape
@@ -140,13 +140,13 @@ impl<'s> Relation<'s> {
         }
     }
 
-    /// Whether data of `from`, a branch of a writer's union, can be converted to data of `to`, which is no union.
+    /// Whether data of `from`, a branch of a writer's union, can be converted to data of `to`, which is not a union.
     pub fn takes(&mut self, siblings: &[NodeId], from: NodeId, to: NodeId) -> bool {
         self.akin((siblings, from), (&[], to)) && self.resolves(from, to)
     }
 
-    /// Whether the names let data of `from` become data of `to`, which may each be a branch of a union. Where such a union
-    /// has several types of the kind, nothing but the name says which of them is meant.
+    /// Whether the names permit converting `from` to `to`. Either may be a branch of a union. If such a union has several
+    /// types of the kind, only the name tells which of them is meant, so the names must match.
     fn akin(&self, (siblings, from): (&[NodeId], NodeId), (branches, to): (&[NodeId], NodeId)) -> bool {
         let (writer, output) = (self.writer, self.output);
         let (a, b) = (&writer.node(from).shape, &output.node(to).shape);
@@ -160,8 +160,8 @@ impl<'s> Relation<'s> {
             || !(several(writer, siblings) || several(output, branches))
     }
 
-    /// The branch of an output's union that data of `from` go to, which is no union, and may be a branch of the writer's
-    /// `siblings`.
+    /// The branch of an output's union that takes data of `from`. `from` is not a union itself, but may be one of the
+    /// writer's branches `siblings`.
     pub fn choose(&mut self, siblings: &[NodeId], from: NodeId, branches: &[NodeId]) -> Option<usize> {
         let (writer, output) = (self.writer, self.output);
         let node = writer.node(from);
@@ -187,7 +187,7 @@ impl<'s> Relation<'s> {
     }
 }
 
-/// Whether the bytes of a type without parts mean the same as another.
+/// Whether the bytes of one scalar type mean the same in another.
 fn same_scalar(from: &Node, to: &Node) -> bool {
     let shapes = match (&from.shape, &to.shape) {
         (Shape::Int, Shape::Int | Shape::Long) | (Shape::Long, Shape::Long) => true,
@@ -198,9 +198,9 @@ fn same_scalar(from: &Node, to: &Node) -> bool {
     };
     let meaning = match (from.logical, to.logical) {
         (_, None) => true,
-        // A text that is to be a UUID must be looked at; a number or bytes can be declared to be more than that.
+        // A string must be checked to be a UUID. Other logical types hold for any number or bytes.
         (None, Some(Logical::Uuid)) => matches!(from.shape, Shape::Fixed { .. }),
-        // The digits of a text are no bytes of a number.
+        // The digits in a string are not the two's complement of a number.
         (None, Some(Logical::Decimal { .. })) => from.shape != Shape::String,
         (None, Some(_)) => true,
         (
@@ -218,7 +218,7 @@ fn same_scalar(from: &Node, to: &Node) -> bool {
     shapes && meaning
 }
 
-/// Whether values of a type without parts can be written as another, if need be only some of them.
+/// Whether values of one scalar type can be written as another, though perhaps not all of them.
 fn converts(from: &Node, to: &Node) -> bool {
     use Shape::{Bytes, Double, Enum, Fixed, Float, Int, Long, String};
     match (from.logical, to.logical) {

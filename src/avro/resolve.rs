@@ -19,28 +19,28 @@ pub(crate) type ConversionId = usize;
 /// What to do with the data of one type.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Conversion {
-    /// The bytes are right as they are.
+    /// Copy the bytes unchanged.
     Copy,
-    /// Read the value and write it.
+    /// Decode the value and encode it.
     Value,
-    /// The output's index for every symbol, if it has one.
+    /// For each of the writer's symbols: its index in the output, or that of the output's default symbol, if any.
     Symbols(Vec<Option<usize>>),
-    /// What to do with the datum of every branch, if there is something.
+    /// For each of the writer's branches: the conversion of its datum, if the output has a place for it.
     Branches(Vec<Option<ConversionId>>),
     /// Write the index of a branch before the datum.
     Wrap {
         /// The index.
         branch: usize,
-        /// What to do with the datum.
+        /// The conversion of the datum.
         inner: ConversionId,
     },
-    /// What to do with the items of an array.
+    /// The conversion of an array's items.
     Items(ConversionId),
-    /// What to do with the values of a map.
+    /// The conversion of a map's values.
     Entries(ConversionId),
     /// Where each of the output's fields comes from.
     Fields(Vec<Source>),
-    /// Nothing can be done.
+    /// No datum can be converted.
     Impossible,
 }
 
@@ -54,11 +54,11 @@ pub(crate) enum Source {
         /// What to do with it.
         conversion: ConversionId,
     },
-    /// These bytes.
+    /// A default, encoded.
     Default(Vec<u8>),
 }
 
-/// A conversion, and the types that it is between.
+/// A conversion, and the two types that it connects.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Step {
     pub writer: NodeId,
@@ -66,7 +66,7 @@ pub(crate) struct Step {
     pub conversion: Conversion,
 }
 
-/// The conversions between two schemas that something needs.
+/// The conversions between two schemas that an output needs.
 #[derive(Debug, Default)]
 pub(crate) struct Resolution {
     pub steps: Vec<Step>,
@@ -79,11 +79,11 @@ pub(crate) struct Resolver<'s> {
     pub relation: Relation<'s>,
     pub resolution: Resolution,
     known: HashMap<(NodeId, NodeId), ConversionId>,
-    /// Conversions that are being decided, one within the other.
+    /// Depth of the conversions that are being decided, one within the other.
     level: usize,
 }
 
-/// How deep conversions are decided; what is deeper cannot be converted. Data do not go as deep.
+/// Nesting limit: deeper types count as impossible to convert. Data never nest as deeply.
 const MAX_LEVELS: usize = 256;
 
 impl<'s> Resolver<'s> {
@@ -164,8 +164,8 @@ impl<'s> Resolver<'s> {
         })
     }
 
-    /// The conversion of data of `from`, one of a writer's union of `siblings`, if they have a place in `to`. What it is wrapped
-    /// in depends on the siblings, so it is not known by the two types alone.
+    /// The conversion of data of `from`, one of the branches `siblings` of a writer's union, if `to` has a place for them. The
+    /// branch to wrap it in depends on the siblings, so the result cannot be cached by the two types alone.
     fn branch(&mut self, siblings: &[NodeId], from: NodeId, to: NodeId) -> Result<Option<ConversionId>, EncodeError> {
         let output = self.output;
         let Shape::Union(branches) = &output.node(to).shape else {
@@ -204,7 +204,7 @@ impl<'s> Resolver<'s> {
                         .map_err(|error| error.within(&format!(".{}", field.name)))?;
                     Source::Default(bytes)
                 }
-                // `resolves` has said that every field has a source.
+                // `resolves` has already checked that every field has a source.
                 (None, None) => Source::Default(Vec::new()),
             };
             sources.push(source);
@@ -213,12 +213,13 @@ impl<'s> Resolver<'s> {
     }
 }
 
-/// The fields of a writer's record, of which an output's record takes some.
+/// The fields of a writer's record, for look-ups by the fields of an output's record.
 pub(crate) struct Given<'a> {
     fields: &'a [Field],
-    /// Their numbers by their names, from the first field on that is not at its own place: a record may have very many of them.
+    /// Field numbers by name. Built at the first field that is not at the same position in both records, because a record may
+    /// have very many fields.
     numbers: Option<HashMap<&'a str, usize>>,
-    /// And by their aliases, once one is asked for.
+    /// Field numbers by alias. Built at the first look-up by alias.
     aliases: Option<HashMap<&'a str, usize>>,
 }
 
@@ -231,9 +232,9 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// The number of the writer's field that field `number` of the output takes: of its name, or of one of its aliases.
+    /// The number of the writer's field that field `number` of the output takes, by its name or by one of its aliases.
     pub fn source_of(&mut self, number: usize, field: &Field) -> Option<usize> {
-        // No other has the name. Where fields are only appended, each is here.
+        // Names are unique. If fields are only appended, every field is found here.
         if self.fields.get(number).is_some_and(|same| same.name == field.name) {
             return Some(number);
         }
@@ -246,7 +247,8 @@ impl<'a> Given<'a> {
         names.find_map(|name| numbers.get(name.as_str()).copied())
     }
 
-    /// The number of the writer's field that has this name for an alias: it had it before, and an output looks at its own aliases alone.
+    /// The number of the writer's field that has `name` as an alias, because the field had that name before. Resolution itself looks
+    /// only at the output's aliases.
     pub fn renamed(&mut self, name: &str) -> Option<usize> {
         let fields = self.fields;
         let aliases = self.aliases.get_or_insert_with(|| {
@@ -258,7 +260,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Whether two named types go by one name: the same, an alias, or the same but for the namespace.
+/// Whether two named types match by name: equal, by an alias, or equal except for the namespace.
 pub(crate) fn same_name(from: &Shape, to: &Shape) -> bool {
     match (from.name(), to.name()) {
         (Some(from), Some(name)) => {

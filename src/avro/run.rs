@@ -14,11 +14,11 @@ use super::scan::{Block, Window};
 use super::vector::Avx512;
 use super::vector::{Level, Portable, Vector};
 
-/// The position of what is absent.
+/// The mark of an absent value.
 pub(crate) const UNSET: u32 = u32::MAX;
 
-/// Checks the datum in `window`. `marks` receives the positions, plus `base`, and must have room for the program's marks. When
-/// it fails, they hold nothing of use.
+/// Validates the datum in `window`. `marks` receives the positions, plus `base`, and must have room for the program's marks.
+/// On error their contents are meaningless.
 #[inline]
 pub(crate) fn run(program: &Program, window: Window<'_>, base: u32, marks: &mut [u32]) -> Result<(), DatumError> {
     let marks = marks.get_mut(..program.marks as usize).ok_or(DatumError::Caller)?;
@@ -53,12 +53,12 @@ pub(crate) fn run(program: &Program, window: Window<'_>, base: u32, marks: &mut 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
 unsafe fn with_avx512(program: &Program, window: &Window<'_>, base: u32, marks: &mut [u32]) -> Result<(), DatumError> {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees it.
     let start = unsafe { Cursor::<Avx512>::new(window, base) };
     execute(program, window, start, marks)
 }
 
-// Indexing of operations, tables and marks never panics: that is what `Program::verify` states.
+// Indexing of operations, tables and marks never panics, because `Program::verify` has checked the bounds.
 #[inline(always)]
 fn execute<V: Vector>(
     program: &Program,
@@ -90,7 +90,7 @@ fn execute<V: Vector>(
                 if cursor.nullable_small(some, small) {
                     pc.go(small.next);
                 } else {
-                    // The same union follows in parts.
+                    // The same union follows in its general form.
                     cursor = here;
                 }
                 true
@@ -124,7 +124,7 @@ fn execute<V: Vector>(
                 None => false,
             },
             Op::Next { body } => {
-                // A loop is open: its body has as many returns as calls.
+                // The innermost frame is this loop's, because every call in its body has returned.
                 let frame = frames.last();
                 if frame.left > 1 {
                     frame.left -= 1;
@@ -154,7 +154,7 @@ fn execute<V: Vector>(
             Op::BytesItems => items(&mut cursor, |cursor, _| u64::from(cursor.bytes())),
             Op::Strings => items(&mut cursor, |cursor, _| u64::from(cursor.string())),
             Op::FixedItems { size } => items(&mut cursor, |cursor, left| {
-                // What does not fit in a word is more than there is.
+                // On overflow: more bytes than any datum has.
                 let bytes = left
                     .checked_mul(size.into())
                     .and_then(|bytes| usize::try_from(bytes).ok());
@@ -184,7 +184,7 @@ fn execute<V: Vector>(
                 true
             }
             Op::Return => {
-                // What returns was called.
+                // The innermost frame is that of the call.
                 pc.back(frames.last().left);
                 frames.pop();
                 true
@@ -214,7 +214,7 @@ fn execute<V: Vector>(
         if usual {
             here = cursor;
         } else {
-            // Nothing has changed but the cursor, which is dropped.
+            // Only the cursor has changed, and it is dropped.
             let (at, next) = unusual(program, window, here.offset(window), pc, &mut frames, marks)?;
             here = here.at(window, at);
             pc = next;
@@ -222,7 +222,7 @@ fn execute<V: Vector>(
     }
 }
 
-/// Passes carefully the operation that was fetched last, at a position; returns the ones behind them.
+/// Executes the last fetched operation carefully, at position `at`. Returns the position and operation after it.
 #[cold]
 #[inline(never)]
 fn unusual<'p>(
@@ -263,8 +263,8 @@ fn unusual<'p>(
     Ok((passed.at, pc))
 }
 
-/// Passes a whole array or map whose blocks do not say their size; whether it could. `some_items` passes at most so many
-/// items, and says how many; 0 when something is unusual.
+/// Moves past a whole array or map whose blocks do not state their size. Returns whether it could. `some_items` moves
+/// past at most the given number of items and returns how many; 0 if something is unusual.
 #[inline(always)]
 fn items<'w, V: Vector>(cursor: &mut Cursor<'w, V>, some_items: impl Fn(&mut Cursor<'w, V>, u64) -> u64) -> bool {
     loop {

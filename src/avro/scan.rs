@@ -1,8 +1,8 @@
 //! Reads the primitives of Avro's binary encoding at a position, without building anything: the careful half of reading. `cursor` has the fast half,
 //! which leaves everything unusual or wrong to this one.
 //!
-//! Every function takes a position and returns the one behind what it read. At least [`PADDING`] readable bytes follow the datum's end, so a number
-//! or a length can be read first and the end be checked once, afterwards; that order makes reading fast. Bytes behind the end only affect which error
+//! Every function takes a position and returns the one after what it read. At least [`PADDING`] readable bytes follow the datum's end, so a number
+//! or a length can be read first and the end be checked once, afterwards; that order makes reading fast. Bytes past the end only affect which error
 //! is found, and an error found there is a truncation.
 //!
 //! Invariants: positions passed in are at most `end`, and so are those returned.
@@ -11,12 +11,12 @@
 
 use super::error::DatumError;
 
-/// Bytes that can be read behind a datum's end.
+/// Bytes that must be readable after a datum's end.
 pub const PADDING: usize = 64;
 
 pub(crate) const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
-/// A datum from byte 0 to `end`, and the padding behind it.
+/// A datum from byte 0 to `end`, and the padding after it.
 #[derive(Clone, Copy)]
 pub(crate) struct Window<'a> {
     bytes: &'a [u8],
@@ -28,20 +28,20 @@ pub(crate) struct Window<'a> {
 pub(crate) struct Block {
     /// Items in the block; 0 closes the array or map.
     pub count: u64,
-    /// Where the items end, when the block says so; else [`Block::UNSIZED`].
+    /// Where the items end, if the block states its size; else [`Block::UNSIZED`].
     pub end: u32,
-    /// The position behind the head.
+    /// The position after the head.
     pub next: usize,
 }
 
 impl Block {
-    /// The block does not say where it ends.
+    /// The block does not state its size.
     pub const UNSIZED: u32 = u32::MAX;
 }
 
 impl<'a> Window<'a> {
-    /// A window on the datum `bytes[..end]`; None when there is too little behind it, or it is too long for positions of
-    /// 32 bits.
+    /// A window on the datum `bytes[..end]`. None if there is too little padding after it, or if it is too long for
+    /// positions of 32 bits.
     pub fn new(bytes: &'a [u8], end: usize) -> Option<Window<'a>> {
         (end < u32::MAX as usize && end.checked_add(PADDING)? <= bytes.len()).then_some(Window { bytes, end })
     }
@@ -71,7 +71,7 @@ impl<'a> Window<'a> {
             .map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
-    /// The position, unless it is behind the end.
+    /// The position, unless it is past the end.
     #[inline(always)]
     pub fn inside(self, at: usize) -> Result<usize, DatumError> {
         if at <= self.end { Ok(at) } else { Err(self.truncated()) }
@@ -92,13 +92,13 @@ impl<'a> Window<'a> {
         DatumError::Truncated { at: self.end }
     }
 
-    /// The error found at a position; behind the end it is a truncation.
+    /// The error found at a position; past the end it is a truncation.
     #[cold]
     pub fn fault(self, at: usize, error: DatumError) -> DatumError {
         if at < self.end { error } else { self.truncated() }
     }
 
-    /// What is wrong with the number at a position that may have `limit` bytes.
+    /// The error of the number at `at`, which may have `limit` bytes: a truncation or an overflow.
     #[cold]
     fn overflow(self, at: usize, limit: usize) -> DatumError {
         let left = self.end - at;
@@ -111,7 +111,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// Behind an `int`.
+    /// The position after an `int`.
     #[inline(always)]
     pub fn int(self, at: usize) -> Result<usize, DatumError> {
         if self.byte(at) < 0x80 {
@@ -125,7 +125,7 @@ impl<'a> Window<'a> {
         self.inside(at + length)
     }
 
-    /// Behind a `long`.
+    /// The position after a `long`.
     #[inline(always)]
     pub fn long(self, at: usize) -> Result<usize, DatumError> {
         if self.byte(at) < 0x80 {
@@ -138,7 +138,7 @@ impl<'a> Window<'a> {
         self.inside(at + (terminators.trailing_zeros() as usize >> 3) + 1)
     }
 
-    /// A `long`, and the position behind it.
+    /// A `long`, and the position after it.
     #[inline(never)]
     pub fn read_long(self, at: usize) -> Result<(i64, usize), DatumError> {
         let mut value = 0;
@@ -155,7 +155,7 @@ impl<'a> Window<'a> {
         Err(self.overflow(at, 10))
     }
 
-    /// An `int`, and the position behind it.
+    /// An `int`, and the position after it.
     #[inline(always)]
     fn read_int(self, at: usize) -> Result<(i32, usize), DatumError> {
         let first = self.byte(at);
@@ -166,7 +166,7 @@ impl<'a> Window<'a> {
         Ok((self.read_long(at)?.0 as i32, next))
     }
 
-    /// The index of one of so many branches, and the position behind it.
+    /// The index of one of `branches` branches, and the position after it.
     #[inline(always)]
     pub fn branch(self, at: usize, branches: u32) -> Result<(u32, usize), DatumError> {
         let (index, next) = self.read_int(at)?;
@@ -176,7 +176,7 @@ impl<'a> Window<'a> {
         Ok((index as u32, next))
     }
 
-    /// Behind an enum of so many symbols.
+    /// The position after an enum of `symbols` symbols.
     #[inline(always)]
     pub fn symbol(self, at: usize, symbols: u32) -> Result<usize, DatumError> {
         let (index, next) = self.read_int(at)?;
@@ -186,7 +186,7 @@ impl<'a> Window<'a> {
         Ok(next)
     }
 
-    /// Behind a boolean.
+    /// The position after a boolean.
     #[inline(always)]
     pub fn boolean(self, at: usize) -> Result<usize, DatumError> {
         let value = self.byte(at);
@@ -196,7 +196,7 @@ impl<'a> Window<'a> {
         self.inside(at + 1)
     }
 
-    /// A length, and the position behind it, from where so many bytes are there.
+    /// A length, and the position after it, where that many bytes are left.
     #[inline(always)]
     pub fn length(self, at: usize) -> Result<(usize, usize), DatumError> {
         let first = self.byte(at);
@@ -216,21 +216,21 @@ impl<'a> Window<'a> {
         if length < 0 {
             return Err(DatumError::NegativeLength { at });
         }
-        // Compared as 64 bits: a length that no machine word holds is a truncation.
+        // Compared as 64 bits, so that a length that does not fit a machine word is a truncation.
         if length as u64 > (self.end - next) as u64 {
             return Err(self.truncated());
         }
         Ok((length as usize, next))
     }
 
-    /// Behind bytes with their length.
+    /// The position after bytes with a length prefix.
     #[inline(always)]
     pub fn bytes(self, at: usize) -> Result<usize, DatumError> {
         let (length, next) = self.length(at)?;
         Ok(next + length)
     }
 
-    /// Behind a string.
+    /// The position after a string.
     #[inline(always)]
     pub fn string(self, at: usize) -> Result<usize, DatumError> {
         let (length, next) = self.length(at)?;
@@ -238,14 +238,14 @@ impl<'a> Window<'a> {
         Ok(next + length)
     }
 
-    /// A string's text, and the position behind it.
+    /// A string's text, and the position after it.
     pub fn text(self, at: usize) -> Result<(&'a [u8], usize), DatumError> {
         let (length, next) = self.length(at)?;
         self.utf8(next, length)?;
         Ok((self.bytes.get(next..next + length).unwrap_or_default(), next + length))
     }
 
-    /// Checks that so many bytes are UTF-8.
+    /// Checks that `length` bytes are UTF-8.
     #[inline(always)]
     pub fn utf8(self, at: usize, length: usize) -> Result<(), DatumError> {
         let high = if length <= 8 {

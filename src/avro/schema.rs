@@ -16,16 +16,16 @@ pub const MAX_NESTING: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub(crate) u32);
 
-/// One type: how it is written, and what it means beyond that.
+/// One type: its encoding, and its logical type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// How its data are written.
+    /// How its data are encoded.
     pub shape: Shape,
-    /// Its logical type, when it has one that is known and valid. Others are ignored, as the specification says.
+    /// Its logical type, if it has one that is known and valid. Others are ignored, as the specification requires.
     pub logical: Option<Logical>,
 }
 
-/// How data of a type are written.
+/// How data of a type are encoded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Shape {
     /// No bytes.
@@ -40,41 +40,41 @@ pub enum Shape {
     Float,
     /// Eight bytes, little-endian IEEE 754.
     Double,
-    /// A `long` length, and that many bytes.
+    /// A `long` length, then that many bytes.
     Bytes,
-    /// The same, in UTF-8.
+    /// A `long` length, then that many bytes of UTF-8.
     String,
     /// `size` bytes.
     Fixed {
         /// Full name.
         name: String,
-        /// Full names that it also goes by.
+        /// Aliases, as full names.
         aliases: Vec<String>,
-        /// Bytes.
+        /// Size in bytes.
         size: usize,
     },
     /// The index of a symbol, as an `int`.
     Enum {
         /// Full name.
         name: String,
-        /// Full names that it also goes by.
+        /// Aliases, as full names.
         aliases: Vec<String>,
         /// Symbols, in order.
         symbols: Vec<String>,
-        /// Index of the symbol that a reader takes for one that it does not know.
+        /// Index of the symbol that a reader uses in place of a symbol it does not know.
         default: Option<usize>,
     },
-    /// Blocks of items, closed by an empty one.
+    /// Blocks of items, ended by an empty block.
     Array(NodeId),
-    /// Blocks of string keys and values, closed by an empty one.
+    /// Blocks of string keys and values, ended by an empty block.
     Map(NodeId),
-    /// The index of a branch, and its datum.
+    /// The index of a branch, then its datum.
     Union(Vec<NodeId>),
     /// Fields, one after the other.
     Record {
         /// Full name.
         name: String,
-        /// Full names that it also goes by.
+        /// Aliases, as full names.
         aliases: Vec<String>,
         /// Fields, in order.
         fields: Vec<Field>,
@@ -86,11 +86,11 @@ pub enum Shape {
 pub struct Field {
     /// Its name.
     pub name: String,
-    /// Names that it also goes by.
+    /// Its aliases.
     pub aliases: Vec<String>,
     /// Its type.
     pub node: NodeId,
-    /// What a reader takes where the writer has no such field.
+    /// The value that a reader uses if the writer has no such field.
     pub default: Option<serde_json::Value>,
 }
 
@@ -107,9 +107,9 @@ pub enum Logical {
     LocalTimestamp(Unit),
     /// `decimal` on `bytes` and `fixed`.
     Decimal {
-        /// Digits in all.
+        /// Total digits.
         precision: u32,
-        /// Digits behind the point.
+        /// Digits after the decimal point.
         scale: u32,
     },
     /// `uuid` on `string` and `fixed(16)`.
@@ -127,25 +127,26 @@ pub struct Schema {
     pub(crate) json: String,
 }
 
-/// What is worth knowing of a node before a datum is seen.
+/// Facts about a node that hold for all its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Facts {
-    /// A datum of it may contain another datum of it.
+    /// Recursive: a datum of this type may contain another datum of the same type.
     pub recursive: bool,
-    /// Its data have no bytes: null, and what is made of nulls.
+    /// Its data take no bytes: null, a fixed type of size 0, or a record of only such types.
     pub empty: bool,
-    /// It is a record that is worth one copy in a program, not one per use.
+    /// A record that a program contains once and calls, instead of inlining it at each use.
     pub shared: bool,
 }
 
 impl Schema {
-    /// Parses a schema that refers to no other.
+    /// Parses a schema that refers to no others.
     pub fn parse(json: &str) -> Result<Schema, SchemaError> {
         parse::parse(json, &[])
     }
 
-    /// Parses a schema with the schemas that it refers to, each after those that it refers to itself (the order in which
-    /// the registry's references are resolved). A type that is defined twice in the same words is one type.
+    /// Parses a schema with the schemas that it refers to. Each of `references` must come after those that it refers to
+    /// itself, which is the order in which the registry's references are resolved. A type may be defined twice if both
+    /// definitions are the same; those of an enum or a fixed type may differ in their docs.
     pub fn parse_with_references(json: &str, references: &[&str]) -> Result<Schema, SchemaError> {
         parse::parse(json, references)
     }
@@ -155,7 +156,7 @@ impl Schema {
         types::type_of(self, self.root)
     }
 
-    /// The schema's text, self-contained: types of referenced schemas stand where they are first used.
+    /// The schema as self-contained JSON: types of referenced schemas are inlined where they are first used.
     pub fn json(&self) -> &str {
         &self.json
     }
@@ -167,7 +168,7 @@ impl Schema {
 
     /// One type.
     pub fn node(&self, id: NodeId) -> &Node {
-        // In range: the invariant of this module.
+        // In range by this module's invariant.
         &self.nodes[id.0 as usize]
     }
 
@@ -175,7 +176,7 @@ impl Schema {
         self.facts[id.0 as usize]
     }
 
-    /// The fields of the outermost record, when the outermost type is one.
+    /// The fields of the outermost record, if the outermost type is one.
     pub fn fields(&self) -> Option<&[Field]> {
         match &self.node(self.root).shape {
             Shape::Record { fields, .. } => Some(fields),
@@ -199,7 +200,7 @@ impl Shape {
         }
     }
 
-    /// The full names that a named type also goes by.
+    /// The aliases of a named type, as full names.
     pub fn aliases(&self) -> &[String] {
         match self {
             Shape::Fixed { aliases, .. } | Shape::Enum { aliases, .. } | Shape::Record { aliases, .. } => aliases,
@@ -207,7 +208,7 @@ impl Shape {
         }
     }
 
-    /// The word of the specification for it.
+    /// The specification's word for this kind of type.
     pub fn kind(&self) -> &'static str {
         match self {
             Shape::Null => "null",
@@ -227,7 +228,7 @@ impl Shape {
         }
     }
 
-    /// The types that a datum of this one is made of.
+    /// The types directly inside this one: items, values, branches or fields.
     pub(crate) fn children(&self) -> Vec<NodeId> {
         match self {
             Shape::Array(items) | Shape::Map(items) => vec![*items],

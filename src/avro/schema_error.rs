@@ -27,34 +27,34 @@ pub enum SchemaProblem {
         /// A known name that it resembles.
         nearest: Option<String>,
     },
-    /// An attribute that must be there.
+    /// A required attribute is missing, or not of the right kind.
     #[error("\"{0}\" is missing or not of the right kind")]
     Attribute(&'static str),
     /// Neither a name, nor an object, nor a union.
     #[error("a type must be a name, an object or an array of types")]
     NotAType,
-    /// Not a name.
+    /// Not a valid name.
     #[error("\"{0}\" is not a name")]
     Name(String),
     /// A second, different definition of one name.
     #[error("\"{0}\" is defined twice, differently")]
     Redefined(String),
-    /// Two fields of one name.
+    /// Two fields of the same name.
     #[error("field \"{0}\" occurs twice")]
     DuplicateField(String),
-    /// Two symbols of one name.
+    /// Two symbols of the same name.
     #[error("symbol \"{0}\" occurs twice")]
     DuplicateSymbol(String),
-    /// An enum's default that is none of its symbols.
+    /// An enum's default that is not one of its symbols.
     #[error("default \"{0}\" is none of the symbols")]
     EnumDefault(String),
     /// A union directly in a union.
     #[error("a union cannot contain a union")]
     NestedUnion,
-    /// Two branches that the data could not tell apart.
+    /// Two branches of the same kind, or with the same name.
     #[error("two branches are \"{0}\"")]
     DuplicateBranch(String),
-    /// A record that contains itself with no way to end.
+    /// A record that always contains itself, so that no datum of it is finite.
     #[error("record \"{0}\" contains itself and never ends")]
     Endless(String),
     /// Nested deeper than [`MAX_NESTING`](super::schema::MAX_NESTING).

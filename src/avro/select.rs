@@ -10,7 +10,7 @@ use super::types;
 use super::value::Type;
 use super::want::Step;
 
-/// Sources that one path may have before it is refused.
+/// A path with more sources than this is refused.
 const MAX_SOURCES: usize = 256;
 
 /// What a path selects.
@@ -83,7 +83,7 @@ pub(crate) fn select(schema: &Schema, path: &str) -> Result<Selection, PathError
     })
 }
 
-/// The types that a datum at `source` may be of: itself, or the branches of its union, with the step to each.
+/// The types that a datum at `source` may have: its own, or the branches of its union with the step to each.
 fn open(schema: &Schema, source: &Source) -> Vec<(Option<Step>, NodeId)> {
     match &schema.node(source.node).shape {
         Shape::Union(branches) => branches
@@ -114,7 +114,7 @@ fn step(schema: &Schema, node: NodeId, part: &Part) -> Option<(Step, NodeId)> {
     }
 }
 
-/// How an error calls the part before the one that fails.
+/// What an error calls the part before the one that fails.
 fn within(parts: &[Part]) -> String {
     if parts.is_empty() {
         "the event".to_owned()

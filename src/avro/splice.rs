@@ -18,7 +18,7 @@ use super::transcode::Transcoder;
 use super::value::Value;
 use super::want::Mark;
 
-/// Why an output cannot be made of an input.
+/// Why an output cannot be made from an input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpliceError {
     /// Only records can be enriched.
@@ -27,7 +27,7 @@ pub enum SpliceError {
     /// A value is supplied for a field that the output does not have.
     #[error("the output schema has no field \"{0}\"")]
     UnknownField(String),
-    /// A field of the output that nobody supplies.
+    /// A field of the output that has no source.
     #[error(
         "field \"{field}\" of the output schema has no source: the input has no such field, nothing sets it, and it has no default{}",
         .renamed.as_ref().map(|source| format!("; the input's \"{source}\" has that name as an alias: give the output's field the alias \"{source}\", or set it")).unwrap_or_default()
@@ -35,10 +35,10 @@ pub enum SpliceError {
     NoSource {
         /// The field, as a path.
         field: String,
-        /// The input's field that has its name for an alias.
+        /// The input's field that has this field's name as an alias.
         renamed: Option<String>,
     },
-    /// A field of the output whose type does not take the input's.
+    /// A field of the output whose type cannot take the input's.
     #[error("field \"{field}\" is {from} in the input, which the output schema's {to} cannot take")]
     Incompatible {
         /// The field, as a path.
@@ -48,11 +48,11 @@ pub enum SpliceError {
         /// The output's type.
         to: String,
     },
-    /// A default of the output schema that is not of its type.
+    /// A default of the output schema that does not match its type.
     #[error("output schema: {0}")]
     Default(EncodeError),
-    /// The output takes only some of the input's fields, or converts some: such a plan is compiled together with its
-    /// output, by [`Plan::compile_with_output`].
+    /// The output takes only some of the input's fields, or converts some. Such an output must be compiled together
+    /// with its plan, by [`Plan::compile_with_output`].
     #[error("the plan does not mark what the output needs")]
     NeedsMarks,
 }
@@ -63,7 +63,7 @@ pub enum PlanError {
     /// A path is wrong.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// The output is.
+    /// The output is wrong.
     #[error(transparent)]
     Splice(#[from] SpliceError),
 }
@@ -84,16 +84,16 @@ pub struct Splice {
 pub(crate) enum Piece<P> {
     /// Input, unchanged.
     Copy { from: P, to: P },
-    /// Always the same.
+    /// Bytes that are always the same.
     Literal(Vec<u8>),
-    /// A value that is supplied, to be written as the type of a field.
+    /// A supplied value, to be written as the type of a field.
     New {
         value: usize,
         node: NodeId,
         direct: Option<Direct>,
         field: String,
     },
-    /// Input, converted. The field, and the input's that it is made of, are for messages.
+    /// Input, converted. `field`, and `source`, the input's field that it is made from, are for messages.
     Convert {
         from: P,
         to: P,
@@ -103,7 +103,7 @@ pub(crate) enum Piece<P> {
     },
 }
 
-/// A position in the input, as a run leaves it.
+/// A position in the input that is known after a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Place {
     Start,
@@ -112,8 +112,9 @@ pub(crate) enum Place {
 }
 
 impl Splice {
-    /// Compiles an output for a plan that was compiled without one: possible when all of the input passes unchanged, with
-    /// fields before or behind it. `new_fields` are the fields whose values are supplied, in the order of the values.
+    /// Compiles an output for a plan that was compiled without one. This is possible if all of the input is copied
+    /// unchanged, with fields added before or after it. `new_fields` are the fields whose values are supplied, in the
+    /// order of the values.
     ///
     /// # Errors
     /// An output that the input does not resolve to, or one that needs [`Plan::compile_with_output`].
@@ -126,11 +127,11 @@ impl Splice {
         &self.output
     }
 
-    /// Appends the output datum, without framing, to `out`, after a run of the plan on the same input. `new` are the
-    /// values of the new fields. When it fails, `out` is as before.
+    /// Appends the output datum, without framing, to `out`. The plan must have been run on the same input. `new` are
+    /// the values of the new fields. On error `out` is unchanged.
     ///
     /// # Errors
-    /// A new value that does not fit its field, or a value of the input that loses something in the field's new type.
+    /// A new value that does not fit its field, or an input value that would lose something in the field's new type.
     pub fn build(
         &self,
         buf: &[u8],

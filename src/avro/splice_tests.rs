@@ -18,7 +18,7 @@ fn record_json(name: &str, fields: &[&str]) -> String {
     format!(r#"{{"type":"record","name":"{name}","fields":[{}]}}"#, fields.join(","))
 }
 
-/// What becomes of `input` as the output, with `new` values.
+/// Builds the output of `input` with the values `new`, and decodes it.
 fn build(
     from: &Arc<Schema>,
     to: &Arc<Schema>,
@@ -171,7 +171,7 @@ fn records_within_records_are_pieces_too() {
     assert_eq!(build(&from, &last, &input, &[]).unwrap(), shorter);
 }
 
-/// What a field of one type becomes in another.
+/// Converts a field from one type to another.
 fn convert(from: &str, to: &str, value: Value<'_>) -> Result<Value<'static>, String> {
     let ty = |json: &str| format!(r#""name":"f","type":{json}"#);
     let (from, to) = (record(&[&ty(from)]), record(&[&ty(to)]));
@@ -271,7 +271,7 @@ fn unions_are_resolved_by_branch() {
         convert(r#"["null","int"]"#, r#"["long","null"]"#, Value::Int(7)),
         Ok(Value::Long(7))
     );
-    // B is the second of the writer's records and the first of the output's: its data keep their name.
+    // B is the second of the writer's records and the first of the output's. Its data must stay a B.
     let from = record(&[&format!(r#""name":"f","type":{from}"#)]);
     let to = record(&[&format!(r#""name":"f","type":{to}"#)]);
     let (plan, splice) = Plan::compile_with_output(from, &[], to, &[]).unwrap();
@@ -282,13 +282,13 @@ fn unions_are_resolved_by_branch() {
     assert_eq!(out, [0, 10]);
 }
 
-/// A datum of the output's type whose fields would do is not therefore what the input says that it is.
+/// Data of a union keep their name: they do not become another type only because its fields would fit.
 #[test]
 fn what_a_union_tells_apart_by_name_does_not_become_another() {
     let payment = record_json("Payment", &[r#""name":"x","type":"int""#]);
     let fields_of_refund = [r#""name":"x","type":"int""#, r#""name":"why","type":"string""#];
     let refund = record_json("Refund", &fields_of_refund);
-    // A record, as the branch of a union with this number: `build` would write it as the first that takes it.
+    // Takes an encoded record and the number of its branch: `build` would encode it as the first that accepts it.
     let convert = |from: &str, to: &str, branch: u8, datum: &[u8]| -> Result<Vec<u8>, String> {
         let ty = |json: &str| record(&[&format!(r#""name":"f","type":{json}"#)]);
         let (from, to) = (ty(from), ty(to));
@@ -309,7 +309,7 @@ fn what_a_union_tells_apart_by_name_does_not_become_another() {
     assert_eq!(convert(&two, &payment, 0, paid), Ok(vec![10]));
     let error = convert(&two, &payment, 1, refunded).unwrap_err();
     assert_eq!(error, "field f: Refund of the input has no place in Payment");
-    // Nor is it the first of several that it could be.
+    // Nor does it become the first of several branches that would accept it.
     let other = record_json("Other", &[r#""name":"x","type":"int""#]);
     let error = convert(&format!(r#"["null",{other}]"#), &both, 1, paid).unwrap_err();
     assert_eq!(
@@ -321,7 +321,7 @@ fn what_a_union_tells_apart_by_name_does_not_become_another() {
             .unwrap_err()
             .contains("is record in the input")
     );
-    // Where there is but one it may have another name, and an alias is a name.
+    // If there is only one candidate, the names may differ. An alias counts as a name.
     assert_eq!(convert(&one, &format!(r#"["null",{other}]"#), 1, paid), Ok(vec![2, 10]));
     let alias = payment.replace(r#""name":"Payment""#, r#""name":"Paid","aliases":["Payment"]"#);
     assert_eq!(convert(&two, &format!("[{alias},{refund}]"), 0, paid), Ok(vec![0, 10]));
@@ -329,7 +329,7 @@ fn what_a_union_tells_apart_by_name_does_not_become_another() {
         convert(&two, &format!("[{alias},{refund}]"), 1, refunded),
         Ok(vec![2, 10, 2, b'y'])
     );
-    // Enums and fixed types go by their names too.
+    // Enums and fixed types are matched by name too.
     let symbols = |name: &str| format!(r#"{{"type":"enum","name":"{name}","symbols":["A"]}}"#);
     let enums = format!("[{},{}]", symbols("E"), symbols("F"));
     assert_eq!(convert(&enums, &symbols("E"), 0, &[0]), Ok(vec![0]));
@@ -462,7 +462,7 @@ fn the_rich_schema_is_enriched_with_one_copy() {
     assert_eq!(splice.pieces.len(), 5);
 }
 
-/// Blocks of items without bytes take three bytes each, and claim 65,536 that take one each in the output.
+/// Each block takes three bytes and claims 65,536 items without bytes, which take one byte each in the output.
 #[test]
 fn items_without_bytes_do_not_fill_the_memory() {
     let from = record(&[r#""name":"f","type":{"type":"array","items":"null"}"#]);

@@ -40,7 +40,7 @@ impl<'a> Transcoder<'a> {
         if level > MAX_LEVELS {
             return Err(EncodeProblem::Depth.into());
         }
-        // Conversions refer to conversions of the same resolution.
+        // Does not panic: conversions refer only to conversions of the same resolution.
         let step = &self.resolution.steps[id];
         let shape = &self.writer.node(step.writer).shape;
         match (&step.conversion, shape) {

@@ -6,9 +6,9 @@
 use super::schema::{Logical, NodeId, Schema, Shape};
 use super::value::Type;
 
-/// Parts that a type may have before the rest is `any`.
+/// Beyond this many parts, the rest of a type is `any`.
 const MAX_PARTS: usize = 10_000;
-/// Levels that a type may have before the rest is `any`.
+/// Beyond this many levels, the rest of a type is `any`.
 const MAX_LEVELS: usize = 64;
 
 /// The type of the values of a node.
@@ -22,13 +22,14 @@ pub(crate) fn type_of(schema: &Schema, id: NodeId) -> Type {
     .node(id)
 }
 
-/// What a message calls a node: by its name where it has one, which tells it from another record.
+/// What messages call a node: its name if it has one, because the type alone does not tell two records apart.
 pub(crate) fn name_of(schema: &Schema, id: NodeId) -> String {
     let name = schema.node(id).shape.name().map(str::to_owned);
     name.unwrap_or_else(|| type_of(schema, id).to_string())
 }
 
-/// One type for values that may be of any of `types`: the same, or a union without doubles, nullable where one is.
+/// One type for values of any of `types`: that type if they are all the same, otherwise a union without duplicates.
+/// Nullable if one of them is.
 pub(crate) fn either(types: Vec<Type>) -> Type {
     let nullable = types.iter().any(|t| matches!(t, Type::Nullable(_) | Type::Null));
     let mut distinct: Vec<Type> = Vec::new();
@@ -54,9 +55,9 @@ pub(crate) fn either(types: Vec<Type>) -> Type {
 
 struct Builder<'s> {
     schema: &'s Schema,
-    /// The records that are being built.
+    /// The records that are being built, to detect recursion.
     open: Vec<NodeId>,
-    /// Levels that are being built, of lists, maps and unions too.
+    /// Depth of what is being built, including lists, maps and unions.
     level: usize,
     parts: usize,
 }
@@ -90,7 +91,7 @@ impl Builder<'_> {
             Shape::String => Type::String,
             Shape::Fixed { size, .. } => Type::Fixed(*size),
             Shape::Enum { symbols, .. } => {
-                // They are copied wherever the enum is used.
+                // Symbols are copied wherever the enum is used.
                 self.parts += symbols.len() / 16;
                 Type::Enum(symbols.clone())
             }

@@ -34,9 +34,9 @@ pub fn parse(text: &[u8]) -> Option<[u8; 16]> {
 
 /// Where the hyphens of the long form are.
 const HYPHENS: [usize; 4] = [8, 13, 18, 23];
-/// What no digit has for its value.
+/// The value of a character that is not a digit.
 const NO_DIGIT: u8 = 0x80;
-/// The value of each character as a hexadecimal digit: a look into a table, for this is done for a record and not once.
+/// The value of each character as a hexadecimal digit. A table, because this runs for every record.
 static DIGITS: [u8; 256] = {
     let mut digits = [NO_DIGIT; 256];
     let mut value = 0;
@@ -65,7 +65,7 @@ pub fn text(uuid: &[u8; 16]) -> [u8; 36] {
     out
 }
 
-/// The same, as a text of its own.
+/// The same, as a `String`.
 pub fn string(uuid: &[u8; 16]) -> String {
     text(uuid).into_iter().map(char::from).collect()
 }

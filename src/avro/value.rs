@@ -193,8 +193,8 @@ impl Value<'_> {
         }
     }
 
-    /// Drops the value, faster than `drop`: nearly all values borrow or are numbers and need nothing. This checks that first, where a compiled drop saves
-    /// registers and goes through a jump table.
+    /// Drops the value, faster than `drop`. Nearly all values borrow or are numbers, so there is nothing to free; this checks that first, while a
+    /// compiled drop saves registers and goes through a jump table.
     #[inline(always)]
     pub fn release(self) {
         #[cold]
@@ -255,7 +255,7 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Written in Avro's words, as messages of the type check show it: `timestamp-millis`, `array<string>`, `long or null`.
+/// Uses Avro's words, as the messages of the type check do: `timestamp-millis`, `array<string>`, `long or null`.
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -297,7 +297,7 @@ impl fmt::Display for Type {
 mod tests {
     use super::*;
 
-    /// Values that own memory, and ones that do not; under Miri this finds what is not freed, or freed twice.
+    /// Values that own memory, and ones that do not. Under Miri this finds memory that is leaked or freed twice.
     #[test]
     fn what_a_value_owns_is_freed_with_it() {
         let text = String::from("text");

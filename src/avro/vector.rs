@@ -9,13 +9,13 @@
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
-/// A version that this machine can run.
+/// A version of the operations that this machine can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Level {
     /// Any machine.
     #[default]
     Portable,
-    /// x86-64 with AVX-512 and BMI. Only [`Level::detect`] makes it.
+    /// x86-64 with AVX-512 and BMI. Only [`Level::detect`] creates it.
     #[cfg(target_arch = "x86_64")]
     Avx512(Detected),
 }
@@ -43,43 +43,43 @@ impl Level {
     }
 }
 
-/// One version.
+/// One version of the operations.
 pub(crate) trait Vector: Copy {
-    /// The highest bits of the 64 bytes at a position, the first byte's lowest.
+    /// The highest bits of the 64 bytes at `at`. That of the first byte is the lowest bit.
     ///
     /// # Safety
-    /// The bytes are readable, and the machine can run this version.
+    /// The 64 bytes are readable, and the machine can run this version.
     unsafe fn high_bits(at: *const u8) -> u64;
 
-    /// The number of the bit that is the `count`th of those set, counted from 1: there are so many.
+    /// The number of the `count`th set bit, counted from 1. At least `count` bits must be set.
     ///
     /// # Safety
     /// The machine can run this version.
     unsafe fn nth_bit(bits: u64, count: u32) -> u32;
 
-    /// Whether so many bytes, fewer than 64, are UTF-8.
+    /// Whether `length` bytes, fewer than 64, are UTF-8.
     ///
     /// # Safety
-    /// The 64 bytes are readable, and the machine can run this version.
+    /// The 64 bytes at `at` are readable, and the machine can run this version.
     #[inline(always)]
     unsafe fn is_short_utf8(at: *const u8, length: usize) -> bool {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller guarantees it.
         let high = unsafe { Self::high_bits(at) } & !(u64::MAX << length);
-        // SAFETY: as the caller says.
+        // SAFETY: the caller guarantees it.
         high == 0 || unsafe { Self::is_short_text(at, length) }
     }
 
-    /// Whether so many bytes, fewer than 64, are UTF-8, when it is known that they are not ASCII.
+    /// Whether `length` bytes, fewer than 64, are UTF-8, if it is known that they are not all ASCII.
     ///
     /// # Safety
     /// They are readable, and the machine can run this version.
     #[inline(always)]
     unsafe fn is_short_text(at: *const u8, length: usize) -> bool {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller guarantees it.
         unsafe { is_text(at, length) }
     }
 
-    /// Whether so many bytes, at least 64, are UTF-8.
+    /// Whether `length` bytes, at least 64, are UTF-8.
     ///
     /// # Safety
     /// They are readable, and the machine can run this version.
@@ -87,7 +87,7 @@ pub(crate) trait Vector: Copy {
     unsafe fn is_long_utf8(at: *const u8, length: usize) -> bool {
         let mut high = 0;
         let mut done = 0;
-        // SAFETY (all): whole pieces of the text, and one that ends where it does.
+        // SAFETY (all): each read is 64 bytes inside the text; the last one ends where the text ends.
         while done + 64 < length {
             high |= unsafe { Self::high_bits(at.add(done)) };
             done += 64;
@@ -123,7 +123,7 @@ impl Vector for Portable {
         for i in 0..8 {
             // SAFETY: 8 * i + 8 is at most 64.
             let word = unsafe { word(at.add(8 * i)) } & HIGH_BITS;
-            // Gathers the bits 7, 15, .. in the highest byte: no two products meet.
+            // Gathers the bits 7, 15, .. in the highest byte: no two partial products overlap.
             bits |= ((word >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i);
         }
         bits
@@ -145,18 +145,18 @@ impl Vector for Portable {
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 #[inline(always)]
 unsafe fn word(at: *const u8) -> u64 {
-    // SAFETY: as the caller says; nothing is asked of the alignment.
+    // SAFETY: the caller guarantees it; the read needs no alignment.
     u64::from_le_bytes(unsafe { at.cast::<[u8; 8]>().read_unaligned() })
 }
 
-/// Whether so many bytes are UTF-8.
+/// Whether `length` bytes are UTF-8.
 ///
 /// # Safety
 /// They are readable.
 #[cold]
 #[inline(never)]
 unsafe fn is_text(at: *const u8, length: usize) -> bool {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees it.
     simdutf8::basic::from_utf8(unsafe { std::slice::from_raw_parts(at, length) }).is_ok()
 }
 
@@ -171,25 +171,26 @@ mod avx512 {
 
     use super::{Avx512, Vector, is_text};
 
-    /// Text that is checked in one register: two bytes of it may be looked back at, and three must be seen to be missing.
+    /// The longest text that is checked in one register. A byte is compared with up to three before it, and a cut-off
+    /// sequence shows up to three bytes after the end.
     const SHORT: usize = 60;
 
     impl Vector for Avx512 {
         #[inline(always)]
         unsafe fn high_bits(at: *const u8) -> u64 {
-            // SAFETY: as the caller says.
+            // SAFETY: the caller guarantees it.
             unsafe { _mm512_movepi8_mask(_mm512_loadu_si512(at.cast())) }
         }
 
         #[inline(always)]
         unsafe fn nth_bit(bits: u64, count: u32) -> u32 {
-            // SAFETY: as the caller says.
+            // SAFETY: the caller guarantees it.
             unsafe { _pdep_u64(1 << (count - 1), bits) }.trailing_zeros()
         }
 
         #[inline(always)]
         unsafe fn is_short_text(at: *const u8, length: usize) -> bool {
-            // SAFETY: as the caller says.
+            // SAFETY: the caller guarantees it.
             unsafe {
                 if length <= SHORT {
                     is_short_utf8(at, length)
@@ -211,7 +212,7 @@ mod avx512 {
     const TWO_CONTINUATIONS: u8 = 1 << 7;
     const CARRY: u8 = TOO_SHORT | TOO_LONG | TWO_CONTINUATIONS;
 
-    /// What the high half of a byte says of it and the one behind it.
+    /// Possible errors in a pair of bytes, by the high half of the first.
     static FIRST_HIGH: [u8; 16] = {
         let mut table = [TOO_LONG; 16];
         (table[8], table[9], table[10], table[11]) = (
@@ -227,7 +228,7 @@ mod avx512 {
         table
     };
 
-    /// What its low half says.
+    /// Possible errors, by the low half of the first.
     static FIRST_LOW: [u8; 16] = {
         let mut table = [CARRY | TOO_LARGE | TOO_LARGE_1000; 16];
         table[0] = CARRY | OVERLONG_3 | OVERLONG_2 | OVERLONG_4;
@@ -238,7 +239,7 @@ mod avx512 {
         table
     };
 
-    /// What the high half of the byte behind it says.
+    /// Possible errors, by the high half of the second.
     static SECOND_HIGH: [u8; 16] = {
         let mut table = [TOO_SHORT; 16];
         table[8] = TOO_LONG | OVERLONG_2 | TWO_CONTINUATIONS | OVERLONG_3 | TOO_LARGE_1000 | OVERLONG_4;
@@ -248,7 +249,7 @@ mod avx512 {
         table
     };
 
-    /// Whether so many bytes, at most [`SHORT`], are UTF-8.
+    /// Whether `length` bytes, at most [`SHORT`], are UTF-8.
     ///
     /// # Safety
     /// The bytes are readable; the machine has AVX-512.
@@ -257,7 +258,7 @@ mod avx512 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
     unsafe fn is_short_utf8(at: *const u8, length: usize) -> bool {
         let mask = (1u64 << length) - 1;
-        // SAFETY (all): what a mask leaves out is not accessed, so that nothing before or behind the text is.
+        // SAFETY (all): bytes that a mask leaves out are not accessed, so nothing before or after the text is.
         unsafe {
             let text = _mm512_maskz_loadu_epi8(mask, at.cast());
             let table = |table: &[u8; 16]| _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
@@ -272,7 +273,8 @@ mod avx512 {
                 ),
                 _mm512_shuffle_epi8(table(&SECOND_HIGH), high(text)),
             );
-            // The third byte of three and the third and fourth of four must be continuations of continuations.
+            // The third byte of a sequence of three, and the third and fourth of four, must be continuations that
+            // follow a continuation.
             let third = _mm512_subs_epu8(two, _mm512_set1_epi8(0x60));
             let fourth = _mm512_subs_epu8(three, _mm512_set1_epi8(0x70));
             let must = _mm512_and_si512(_mm512_or_si512(third, fourth), _mm512_set1_epi8(0x80u8 as i8));
@@ -287,12 +289,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Whether so many bytes are UTF-8, by the function for so many.
+    /// Whether `length` bytes are UTF-8, by the function for that length.
     ///
     /// # Safety
-    /// Those of the functions.
+    /// As for those functions.
     unsafe fn judge<V: Vector>(at: *const u8, length: usize) -> bool {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller guarantees it.
         unsafe {
             if length < 64 {
                 V::is_short_utf8(at, length)
@@ -302,18 +304,18 @@ mod tests {
         }
     }
 
-    /// The bytes between garbage, with each version: the answer is the standard library's.
+    /// Checks the bytes, surrounded by garbage, with each version, and compares with the standard library.
     fn is_utf8(text: &[u8]) {
         let expected = std::str::from_utf8(text).is_ok();
         for garbage in [0x00, 0x80, 0xbf, 0xf0] {
             let mut bytes = vec![garbage; text.len() + 72];
             bytes[8..8 + text.len()].copy_from_slice(text);
-            // SAFETY: there are 64 bytes behind the text.
+            // SAFETY: there are 64 bytes after the text.
             let at = unsafe { bytes.as_ptr().add(8) };
             assert_eq!(unsafe { judge::<Portable>(at, text.len()) }, expected, "{text:?}");
             #[cfg(target_arch = "x86_64")]
             if let Level::Avx512(_) = Level::detect() {
-                // SAFETY: and the machine can run it.
+                // SAFETY: as above, and the machine can run it.
                 assert_eq!(unsafe { judge::<Avx512>(at, text.len()) }, expected, "{text:?}");
             }
         }
@@ -321,7 +323,7 @@ mod tests {
 
     #[test]
     fn every_pair_of_bytes_is_judged_as_the_standard_library_does() {
-        // Under Miri those at the limits of what a byte can mean: each costs a thousand times as much.
+        // Miri is a thousand times slower, so there only the limits of what a byte can mean are tried.
         let limits = [
             0x00, 0x7f, 0x80, 0xbf, 0xc1, 0xc2, 0xdf, 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff,
         ];
@@ -361,7 +363,7 @@ mod tests {
         #[test]
         fn high_bits_are_those_of_the_bytes(bytes in proptest::collection::vec(any::<u8>(), 64), count in 1u32..64) {
             let expected = bytes.iter().rev().fold(0u64, |bits, byte| bits << 1 | u64::from(byte >> 7));
-            // SAFETY: there are 64 bytes, and so many bits are set.
+            // SAFETY: there are 64 bytes; `nth_bit` accesses no memory.
             prop_assert_eq!(unsafe { Portable::high_bits(bytes.as_ptr()) }, expected);
             let count = 1 + count % expected.count_ones().max(1);
             let plain = unsafe { Portable::nth_bit(expected, count) };

@@ -19,7 +19,7 @@ pub(crate) enum Step {
     Key(String),
 }
 
-/// The place of a mark in the array of positions that a run fills.
+/// Index of a position in the array that a run fills.
 pub(crate) type Mark = u32;
 
 /// What is wanted at one place and below.
@@ -40,12 +40,12 @@ pub(crate) struct Want {
 pub(crate) enum Edge {
     /// Its first byte.
     Start,
-    /// Behind its last byte.
+    /// After its last byte.
     End,
 }
 
 impl Want {
-    /// Asks for a position. What is returned is a place holder until [`Want::number`] is called.
+    /// Requests a position. What is returned is a placeholder until [`Want::number`] is called.
     pub fn ask(&mut self, trail: &[Step], edge: Edge, asked: &mut u32) -> Mark {
         match trail.split_first() {
             Some((step, rest)) => self.below.entry(step.clone()).or_default().ask(rest, edge, asked),
@@ -62,7 +62,7 @@ impl Want {
         }
     }
 
-    /// Numbers the marks in the order of the tree. `final_marks[place holder]` becomes the mark.
+    /// Numbers the marks in the order of the tree. `final_marks[placeholder]` becomes the mark.
     pub fn number(&mut self, next: &mut Mark, final_marks: &mut [Mark]) {
         let first = *next;
         for mark in [&mut self.start, &mut self.end].into_iter().flatten() {
@@ -74,7 +74,7 @@ impl Want {
         self.marks = first..*next;
     }
 
-    /// Marks that a datum may leave as they were: those behind a branch, an item or a key.
+    /// A range that holds every mark that some data leave unset: those below a branch, an item or a key.
     pub fn conditional(&self) -> Range<Mark> {
         let join = |a: Range<Mark>, b: Range<Mark>| match (a.is_empty(), b.is_empty()) {
             (true, _) => b,
