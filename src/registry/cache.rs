@@ -29,7 +29,7 @@ use super::recent::Recent;
 use super::{Fetched, RegistryStats};
 use crate::retry::Class;
 
-/// Most failures kept at once.
+/// Maximum number of failures cached at once.
 const FAILURES: usize = 10_000;
 
 /// A new id is requested patiently only while fewer ids than this are cached as unknown, or as referring to a missing schema. A flood of them is not

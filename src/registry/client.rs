@@ -179,7 +179,7 @@ impl Client {
         let latest = ["compatibility", "subjects", subject, "versions", "latest"];
         let verbose = [("verbose", "true")];
         let mut answer = self.submit::<Compatibility>(&versions, &verbose, schema, false).await;
-        // Karapace and Redpanda compare with a single version only, and have nothing under that path.
+        // Karapace and Redpanda compare with a single version only, and do not know that path.
         let absent = match &answer {
             Ok(Err(problem)) => problem.code == Some(404),
             Ok(Ok(_)) => false,

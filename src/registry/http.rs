@@ -27,7 +27,7 @@ pub(super) enum NoAnswer {
 }
 
 impl Http {
-    /// A client for this address and no other.
+    /// A client for this address only, because the proxy depends on it.
     pub(super) fn new(
         files: &PemFiles,
         timeout: Duration,
