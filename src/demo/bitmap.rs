@@ -16,7 +16,7 @@ impl Bitmap {
         }
     }
 
-    /// Adds a number: whether it is new; none where it is not below the length.
+    /// Adds a number, and returns whether it is new; `None` if it is not below the length.
     pub fn add(&mut self, number: u64) -> Option<bool> {
         if number >= self.length {
             return None;

@@ -55,7 +55,7 @@ pub fn start(topics: &[Topics]) -> KafkaResult<MockCluster<'static, DefaultProdu
     Ok(cluster)
 }
 
-/// What the demo's own clients have in common.
+/// The configuration that the demo's own clients have in common.
 pub fn client(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
@@ -64,13 +64,13 @@ pub fn client(brokers: &str) -> ClientConfig {
     config
 }
 
-/// A directory for the database, which nobody else may look into; it goes away with this value.
+/// A directory for the database, accessible only to its owner. It is removed when this value is dropped.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes one of its own in the system's directory for temporary files. Others may write there: its name cannot be guessed, and one that is there
-    /// already is an error.
+    /// Creates a new one in the system's directory for temporary files. Others may write there, so its name cannot be guessed, and a directory that
+    /// exists already is an error.
     pub fn new() -> io::Result<Scratch> {
         let mut random = [0; 16];
         openssl::rand::rand_bytes(&mut random).map_err(io::Error::other)?;
@@ -92,12 +92,12 @@ impl Scratch {
         }
     }
 
-    /// Where the database is.
+    /// The path of the database.
     pub fn database(&self) -> PathBuf {
         Path::join(&self.0, "demo.db")
     }
 
-    /// What makes it go away where the process ends without dropping it.
+    /// A function that removes the directory, for a process that ends without dropping this value.
     pub fn removal(&self) -> impl FnOnce() + Send + 'static + use<> {
         let path = self.0.clone();
         move || remove(&path)
@@ -111,7 +111,7 @@ impl Drop for Scratch {
 }
 
 fn remove(path: &Path) {
-    // What cannot be removed is left to the system, which clears its temporary files.
+    // If this fails, the directory is left to the system, which clears its temporary files.
     let _ = std::fs::remove_dir_all(path);
 }
 

@@ -32,19 +32,19 @@ pub struct Meter {
     began_process: Duration,
 }
 
-/// CPU time by whom it was spent.
+/// CPU time by the part that spent it.
 #[derive(Debug, Clone, Default)]
 pub struct Spent {
     /// By Messina.
     pub messina: Duration,
-    /// Of that, by the consumer loops of each pipeline, in the order asked for.
+    /// Part of that: by the consumer loops of each pipeline, in the order of the request.
     pub loops: Vec<Duration>,
     /// By each of the demo's parts.
     pub demo: BTreeMap<Part, Duration>,
 }
 
 impl Meter {
-    /// A meter for which all threads that there are, but the calling one, are Messina's.
+    /// A meter that counts all existing threads, except the calling one, as Messina's.
     pub fn new() -> Meter {
         let mut meter = Meter {
             known: read().0.into_keys().collect(),
@@ -56,7 +56,7 @@ impl Meter {
         meter
     }
 
-    /// The threads that have come since the last call, or since the meter was made, are this part's.
+    /// Assigns the threads that were started since the last call, or since the meter was made, to this part.
     pub fn claim(&mut self, part: Part) {
         for thread in read().0.into_keys() {
             if self.known.insert(thread) {
@@ -71,7 +71,7 @@ impl Meter {
         self.began_process = process();
     }
 
-    /// What was spent since the beginning. `named` are parts by the names of their threads, `loops` the names of the threads of
+    /// CPU time spent since [`Meter::begin`]. `named` has the parts that are known by the names of their threads, `loops` the name of the thread of
     /// each pipeline's loop.
     pub fn spent(&self, named: &[(&str, Part)], loops: &[String]) -> Spent {
         let mut spent = Spent {
@@ -98,7 +98,7 @@ impl Meter {
     }
 }
 
-/// The most memory that the process has held so far, in bytes (`VmHWM`).
+/// Peak memory of the process so far, in bytes (`VmHWM`).
 pub fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status
@@ -108,7 +108,7 @@ pub fn peak_memory() -> u64 {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024
 }
 
-/// The kernel keeps 15 bytes of a thread's name.
+/// Whether the names match: the kernel keeps only 15 bytes of a thread's name.
 fn same(kernel: &str, name: &str) -> bool {
     kernel == name.get(..15).unwrap_or(name)
 }
@@ -122,7 +122,7 @@ fn read() -> Threads {
     let entries = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let thread = |entry: std::fs::DirEntry| {
         let id = entry.file_name().to_str()?.parse().ok()?;
-        // A thread may end between the two.
+        // The thread may have ended since it was listed.
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
         Some((id, parse(&stat)?))
     };
@@ -169,7 +169,7 @@ mod tests {
             wait.recv().expect("a start");
             work(Duration::from_millis(300));
             done.send(()).expect("somebody waits");
-            // Its time counts only while it lives.
+            // The thread's time counts only while it lives.
             let _ = wait.recv();
         });
         meter.claim(Part::Cluster);

@@ -29,7 +29,7 @@ const TABLES: &str = r#"
         PRIMARY KEY (campaign_id, at, sequence)) WITHOUT ROWID;
 "#;
 
-/// Makes the tables and fills those that the look-ups read.
+/// Creates the tables, and fills those that the look-ups read.
 pub fn create(path: &Path, world: &World) -> rusqlite::Result<()> {
     let mut connection = Connection::open(path)?;
     connection.execute_batch(TABLES)?;
@@ -63,7 +63,7 @@ pub fn create(path: &Path, world: &World) -> rusqlite::Result<()> {
     rows.commit()
 }
 
-/// What the tables of one stream were found to hold.
+/// The content of one stream's tables, compared with what it should be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rows {
     /// Rows that are there.
@@ -96,7 +96,7 @@ pub fn verify(path: &Path, stream: &Stream, records: u64) -> rusqlite::Result<Ro
     Ok(all)
 }
 
-/// The records of which this table must hold a row.
+/// The records that must have a row in this table.
 fn expected(stream: &Stream, table: usize, records: u64) -> Bitmap {
     let mut expected = Bitmap::new(records);
     let mut last_of_user = vec![

@@ -21,7 +21,7 @@ impl Datum {
         self
     }
 
-    /// `string`; `bytes` alike.
+    /// `string`, which is encoded like `bytes`.
     pub fn text(&mut self, value: &str) -> &mut Self {
         self.bytes(value.as_bytes())
     }
@@ -85,7 +85,7 @@ impl Datum {
     }
 }
 
-/// Reads a `long`: the value and how many bytes it has.
+/// Reads a `long`; returns the value and its length in bytes.
 pub fn read_long(bytes: &[u8]) -> Option<(i64, usize)> {
     let (mut value, mut shift) = (0u64, 0u32);
     for (at, byte) in bytes.iter().enumerate().take(10) {

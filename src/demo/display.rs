@@ -9,21 +9,21 @@ use super::summary::{duration, grouped};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::quantile::{quantile, snapshot};
 
-/// Between two drawings on a terminal.
+/// Time between two drawings on a terminal.
 const REDRAW: Duration = Duration::from_millis(250);
-/// Between two lines elsewhere.
+/// Time between two lines elsewhere.
 const LINE: Duration = Duration::from_secs(2);
-/// How much a new rate weighs against the mean of those before.
+/// Weight of a new rate in the moving average.
 const WEIGHT: f64 = 0.3;
 
-/// What the columns of [`Row::columns`] are.
+/// The headings of [`Row::columns`].
 const HEAD: &str = "pipeline    done  published   skipped    dead  records/s  behind      p50      p99";
 
 /// One pipeline, as it is drawn.
 struct Row {
     name: String,
     flow: Arc<Flow>,
-    /// Records settled when the rate was last taken, and the mean rate.
+    /// Records settled when the rate was last computed, and the average rate.
     before: u64,
     rate: f64,
 }
@@ -58,7 +58,7 @@ impl Display {
         }
     }
 
-    /// Draws if it is time to.
+    /// Draws if it is time for it.
     pub fn tick(&mut self, now: Instant) {
         if now >= self.next {
             self.draw(now);
@@ -76,7 +76,7 @@ impl Display {
             if self.drawn {
                 text.push_str(&up(self.rows.len() + 1));
             }
-            // What does not fit is cut off: a line that wraps would be two lines to go up.
+            // Disable wrapping, so that a long line is cut off: a wrapped one would be two lines to move up.
             text.push_str("\x1b[?7l");
             text.push_str(&format!("\x1b[2K{HEAD}\n"));
             self.rows
@@ -89,7 +89,7 @@ impl Display {
                 .for_each(|row| text.push_str(&format!("{}\n", row.line(&self.metrics))));
         }
         self.drawn = true;
-        // Whoever closed stderr does not want to know.
+        // Errors are ignored: whoever closed stderr does not want the progress.
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
 }
@@ -143,7 +143,7 @@ impl Row {
         )
     }
 
-    /// Records that are made and not settled.
+    /// Records that are made and not yet settled.
     fn behind(&self) -> u64 {
         self.flow.made().saturating_sub(self.flow.settled())
     }
@@ -155,7 +155,7 @@ fn took(metrics: &Metrics, pipeline: &str, q: f64) -> String {
     quantile(&event, q).map_or_else(|| "-".to_owned(), duration)
 }
 
-/// Moves up so many lines.
+/// The escape sequence that moves the cursor up by this many lines.
 fn up(lines: usize) -> String {
     format!("\x1b[{lines}A")
 }

@@ -11,10 +11,10 @@ use prometheus::IntCounter;
 
 use crate::telemetry::metrics::Metrics;
 
-/// Bytes, uncompressed, that may be on their way. What is left of the 5 MiB is for the batch that is half read, which the
-/// cluster holds or drops as a whole.
+/// Maximum number of uncompressed bytes on their way. The rest of the 5 MiB is for the batch that is half read, because the cluster keeps or drops a
+/// batch as a whole.
 const WINDOW_BYTES: usize = 4_000_000;
-/// What output and dead letters have beyond the input: new fields, headers.
+/// Maximum number of bytes that outputs and dead letters add to the input: new fields, headers.
 const ADDED_BYTES: usize = 500;
 
 /// The counts of one stream.
@@ -22,7 +22,7 @@ const ADDED_BYTES: usize = 500;
 pub struct Flow {
     /// Records to make in all.
     pub planned: u64,
-    /// Records that may be on their way.
+    /// Maximum number of records on their way.
     window: u64,
     made: AtomicU64,
     published: AtomicU64,
@@ -78,7 +78,7 @@ impl Flow {
         self.skipped.get()
     }
 
-    /// Records whose end is known.
+    /// Records whose outcome is known.
     pub fn settled(&self) -> u64 {
         self.published() + self.dead_lettered() + self.skipped()
     }
@@ -95,7 +95,7 @@ impl Flow {
     }
 }
 
-/// Told to a thread: whether to go on.
+/// Tells a thread whether to go on.
 #[derive(Debug, Default)]
 pub struct Stop {
     interrupted: AtomicBool,
@@ -103,12 +103,12 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Nothing new is begun from now on.
+    /// Asks the thread to begin nothing new.
     pub fn interrupt(&self) {
         self.interrupted.store(true, Ordering::Release);
     }
 
-    /// The thread ends.
+    /// Asks the thread to end.
     pub fn stop(&self) {
         self.interrupt();
         self.stopped.store(true, Ordering::Release);

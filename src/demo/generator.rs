@@ -17,9 +17,9 @@ use super::streams::{Message, SEQUENCE_HEADER, Stream};
 
 /// Name of its thread.
 pub const THREAD: &str = "demo-generator";
-/// Records of a stream in a row.
+/// Records that a stream sends in a row.
 const TURN: u64 = 32;
-/// How long it waits where no stream has room.
+/// How long it waits if no stream has room.
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long the last records may take to be delivered.
 const FLUSH: Duration = Duration::from_secs(30);
@@ -54,8 +54,8 @@ pub fn producer(brokers: &str) -> KafkaResult<BaseProducer<Deliveries>> {
         .create_with_context(Deliveries::default())
 }
 
-/// Makes and sends everything that the flows plan, or what is made until an interrupt; then waits for `stop`, because the
-/// kernel forgets the CPU time of a thread that has ended.
+/// Makes and sends the records that the flows plan, until all are sent or an interrupt; then waits for `stop`,
+/// because the kernel forgets the CPU time of a thread that has ended.
 ///
 /// # Errors
 /// In words: a record that could not be sent.
@@ -128,7 +128,8 @@ fn send(
     }
 }
 
-/// The binding's poll spins through the last millisecond of its time, so it is given none.
+/// Sleeps, and then polls without waiting, because rdkafka's `poll` spins through the last millisecond of its
+/// time-out.
 fn pause(producer: &BaseProducer<Deliveries>) {
     std::thread::sleep(PAUSE);
     producer.poll(Duration::ZERO);

@@ -35,7 +35,7 @@ pub use run::{DemoError, run};
 
 const CONFIG: &str = include_str!("demo.toml");
 
-/// Where the services are that a configuration of the demo names.
+/// Where the demo's configuration finds its services.
 #[derive(Debug, Clone)]
 pub struct Places {
     /// Kafka's bootstrap servers.
@@ -44,12 +44,12 @@ pub struct Places {
     pub registry: String,
     /// The database file.
     pub store: String,
-    /// Where HTTP listens.
+    /// The address on which HTTP listens.
     pub http: String,
 }
 
 impl Default for Places {
-    /// What to write where nothing runs yet.
+    /// The usual addresses, for a configuration that is printed while nothing runs.
     fn default() -> Self {
         Places {
             brokers: "127.0.0.1:9092".to_owned(),

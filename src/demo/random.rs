@@ -7,7 +7,7 @@
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
-/// What the state grows by; also spreads neighbouring numbers over all seeds.
+/// Increment of the state; it also spreads neighbouring numbers over all seeds.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The mix of SplitMix64: every bit of the result depends on every bit of `z`.
@@ -29,7 +29,7 @@ impl Random {
         mix(self.0)
     }
 
-    /// A number from 0 to `end`, which is left out. The bias is below `end` / 2^64.
+    /// A number from 0 to `end`, exclusive. The bias is below `end` / 2^64.
     pub fn below(&mut self, end: u64) -> u64 {
         ((u128::from(self.bits()) * u128::from(end)) >> 64) as u64
     }
@@ -45,8 +45,8 @@ impl Random {
     }
 }
 
-/// Zipf's distribution with exponent 1 over `0..n`, in Mandelbrot's form: rank `r` is drawn in proportion to
-/// `1 / (r + 1 + shift)`. A shift keeps the first few ranks from drawing most of all.
+/// Zipf's distribution with exponent 1 over `0..n`, in Mandelbrot's form: rank `r` is drawn in proportion to `1 / (r
+/// + 1 + shift)`. A shift keeps the first few ranks from being drawn most of the time.
 #[derive(Debug)]
 pub struct Zipf {
     /// The inverse of the distribution: rank `r` is drawn by 32-bit numbers up to `upto[r]`.
@@ -69,7 +69,7 @@ impl Zipf {
     /// Draws a rank.
     pub fn draw(&self, random: &mut Random) -> usize {
         let number = (random.bits() >> 32) as u32;
-        // Rounding may leave the last bound a little below the greatest number.
+        // Because of rounding, the last bound may be a little below the greatest number.
         self.upto
             .partition_point(|upto| *upto < number)
             .min(self.upto.len() - 1)

@@ -25,19 +25,19 @@ use tokio::task::JoinHandle;
 
 use crate::http::Listener;
 
-/// Most bytes of a submitted schema.
+/// Maximum size of a submitted schema in bytes.
 const LARGEST: usize = 4 * 1024 * 1024;
 
 /// What a hook does to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: it is answered.
+    /// Nothing: it is answered normally.
     None,
-    /// It is answered with this HTTP status and no words.
+    /// It is answered with this HTTP status and no body.
     Status(u16),
-    /// It is answered with this HTTP status and these words.
+    /// It is answered with this HTTP status and this body.
     Answer(u16, &'static str),
-    /// It is answered after this time.
+    /// It is answered normally, after this time.
     Delay(Duration),
 }
 
@@ -106,7 +106,7 @@ impl DemoRegistry {
             move |request| answer(Arc::clone(&shared), request)
         };
         let task = tokio::spawn(listener.serve(handler, async {
-            // Either way it is over: it was told so, or the owner is gone.
+            // Nothing is ever sent: `stop`, or dropping the registry, drops the sender.
             let _ = stopped.await;
         }));
         Ok(Self {
@@ -122,7 +122,7 @@ impl DemoRegistry {
         format!("http://{}", self.address)
     }
 
-    /// Requests that came in so far, faulty ones included.
+    /// Requests received so far, including those that the hook changed.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
     }
@@ -133,11 +133,11 @@ impl DemoRegistry {
         *self.shared.hook.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(hook);
     }
 
-    /// Ends it and waits until its port is free.
+    /// Stops it, and waits until its port is free.
     pub async fn stop(mut self) {
         self.stop = None;
         if let Some(task) = self.task.take() {
-            // It fails only if the task panicked, and then it has ended too.
+            // This fails only if the task panicked, and then it has ended as well.
             let _ = task.await;
         }
     }
@@ -210,7 +210,7 @@ impl Store {
     }
 
     fn by_id(&self, id: &str) -> Result<Value, Problem> {
-        // As with Confluent's, which has no path for what is not an `int` of Java's.
+        // As in Confluent's registry, which has such a path only for ids that are a Java `int`.
         let id: i32 = id.parse().map_err(|_| Problem(404, 404, "HTTP 404 Not Found".into()))?;
         let stored = u32::try_from(id).ok().and_then(|id| self.stored(id));
         let stored = stored.ok_or_else(|| Problem(404, 40403, format!("Schema {id} not found")))?;
@@ -280,7 +280,7 @@ impl Store {
 }
 
 impl Stored {
-    /// Adds itself to an answer. As with Confluent's, Avro is not named and an absent list of references is empty.
+    /// Adds the schema to an answer. As in Confluent's registry, the type is left out if it is Avro, and so is an empty list of references.
     fn described(&self, mut answer: Value) -> Value {
         answer["schema"] = json!(self.schema);
         if self.schema_type != "AVRO" {

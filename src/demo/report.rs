@@ -9,26 +9,26 @@ use super::database::Rows;
 use super::streams::{Fate, Stream};
 use super::verifier::Seen;
 
-/// What was found out about one stream.
+/// The results of one stream.
 #[derive(Debug, Clone, Default)]
 pub struct PipelineReport {
     /// The pipeline.
     pub name: String,
     /// Records made for it.
     pub made: u64,
-    /// Records that it says it took.
+    /// Records consumed, by its own count.
     pub consumed: u64,
     /// Different records in the output topic.
     pub published: u64,
-    /// Records that it says it skipped.
+    /// Records skipped, by its own count.
     pub skipped: u64,
     /// Different records in the dead-letter topic.
     pub dead_lettered: u64,
-    /// Rows that it says it wrote.
+    /// Rows written, by its own count.
     pub rows_written: u64,
     /// Rows in its tables.
     pub rows: Rows,
-    /// Records of which an effect is missing, missing rows included.
+    /// Records of which an effect is missing, and missing rows.
     pub lost: u64,
     /// Records that were published or dead-lettered again.
     pub duplicated: u64,
@@ -36,30 +36,30 @@ pub struct PipelineReport {
     pub wrong: u64,
     /// Outputs out of a promised order.
     pub reordered: u64,
-    /// Records at the end of the partitions that the group has not committed.
+    /// Records at the ends of the partitions that the group has not committed.
     pub uncommitted: i64,
     /// From the first record made to the last one settled.
     pub time: Duration,
-    /// CPU time: its loops', and its share by records of what the pipelines have in common.
+    /// CPU time: that of its loops, and its share, by number of records, of what the pipelines have in common.
     pub cpu: Duration,
-    /// `p50_us` and `p99_us` by stage, as `/status` tells them.
+    /// `p50_us` and `p99_us` by stage, from `/status`.
     pub stages: Map<String, Value>,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// From the first record made to the last one settled.
     pub time: Duration,
-    /// Each stream.
+    /// The results of each stream.
     pub pipelines: Vec<PipelineReport>,
-    /// CPU time in that time.
+    /// CPU time spent during `time`.
     pub spent: Spent,
-    /// The most memory held, in bytes.
+    /// Peak memory in bytes.
     pub peak_memory: u64,
     /// Where the status page was.
     pub page: String,
-    /// Everything that does not add up; empty is what a run is for.
+    /// Everything that does not add up; empty after a good run.
     pub problems: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ impl PipelineReport {
                 Fate::Skipped => skips += 1,
             }
         }
-        // What is skipped leaves no trace but the count.
+        // Skipped records leave no trace except the count.
         self.lost += skips.max(self.skipped) - self.skipped + rows.lost;
         self.published = seen.published.count();
         self.dead_lettered = seen.dead_lettered.count();
@@ -130,7 +130,7 @@ impl PipelineReport {
 }
 
 impl Report {
-    /// Adds what does not add up in the pipelines to the problems; to be called once.
+    /// Adds the problems of the pipelines. Call it once.
     pub fn judge(&mut self) {
         let found: Vec<String> = self.pipelines.iter().flat_map(PipelineReport::problems).collect();
         self.problems.extend(found);

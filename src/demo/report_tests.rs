@@ -4,7 +4,7 @@ use super::*;
 use crate::demo::bitmap::Bitmap;
 use crate::demo::summary::{duration, grouped};
 
-/// What a faultless run of the first `made` records would have left.
+/// The results of a faultless run of the first `made` records.
 fn faultless(stream: &Stream, made: u64) -> (PipelineReport, Seen) {
     let mut seen = Seen {
         published: Bitmap::new(made),

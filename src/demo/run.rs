@@ -18,7 +18,7 @@ use crate::config::Diagnostics;
 use crate::shutdown::Signals;
 use crate::telemetry::metrics::Metrics;
 
-/// Why there is no report. What goes wrong once records are on their way is in the report.
+/// Why there is no report. Most failures after the first record are in the report instead.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// The embedded Kafka, or a client of it.
@@ -44,17 +44,16 @@ pub enum DemoError {
     NotRunning(String),
 }
 
-/// Runs the demo with `records` records of all streams together, on a multi-thread Tokio runtime. SIGINT, SIGTERM or SIGHUP ends
-/// it early: what was made until then is accounted for, and there is no report before the first record. The second signal ends the
-/// process at once.
+/// Runs the demo with `records` records of all streams together, on a multi-thread Tokio runtime. SIGINT, SIGTERM or SIGHUP ends it early: the
+/// records made until then are accounted for, and before the first record there is no report. The second signal ends the process at once.
 ///
 /// # Errors
 /// See [`DemoError`].
 pub async fn run(records: u64) -> Result<Option<Report>, DemoError> {
-    // Before the directory is made: however the process ends, it is not left behind.
+    // Before the directory is created, so that no signal leaves it behind.
     let signals = Signals::listen_to_all()?;
     let scratch = Scratch::new()?;
-    // A task of its own hears them while this one waits for threads, for the cluster or for the database.
+    // Signals have a task of their own, because this one waits for threads, the cluster and the database.
     let mut interrupted = tokio::spawn(signals.requested(scratch.removal()));
     let mut meter = Meter::new();
     let (stage, running, metrics) = tokio::select! {
@@ -115,7 +114,7 @@ fn page(running: &Running) -> String {
     format!("http://{}", running.http)
 }
 
-/// What Messina says of a pipeline.
+/// The figures that Messina itself reports about a pipeline.
 fn figures(stream: &Stream, end: &End, metrics: &Metrics, status: &Value) -> PipelineReport {
     let name = stream.job.name();
     let count = |outcome| metrics.records_total.of([name, outcome]).get();
@@ -154,7 +153,7 @@ fn quantiles(figures: &Value) -> Option<Value> {
     Some(Value::Object(all))
 }
 
-/// A pipeline's share, by records, of what no consumer loop spent: workers, the store's writer, librdkafka's threads.
+/// A pipeline's share, by number of records, of the CPU time spent outside of the consumer loops: workers, the store's writer, librdkafka's threads.
 fn shared_cpu(spent: &Spent, records: u64, all: u64) -> Duration {
     let shared = spent.messina.saturating_sub(spent.loops.iter().sum());
     shared.mul_f64(records as f64 / all.max(1) as f64)

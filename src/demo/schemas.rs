@@ -3,9 +3,9 @@
 use reqwest::{Client, Url};
 use serde_json::json;
 
-/// `messina.demo.Geo`, which others refer to.
+/// `messina.demo.Geo`, to which other schemas refer.
 pub const GEO: &str = include_str!("schemas/geo.avsc");
-/// `messina.demo.Money`, which others refer to.
+/// `messina.demo.Money`, to which other schemas refer.
 pub const MONEY: &str = include_str!("schemas/money.avsc");
 /// The schemas of values, by input topic.
 pub const VALUES: [(&str, &str); 3] = [
@@ -17,7 +17,7 @@ pub const VALUES: [(&str, &str); 3] = [
 const GEO_NAME: &str = "messina.demo.Geo";
 const MONEY_NAME: &str = "messina.demo.Money";
 
-/// Registers all schemas with the registry at `url`; the ids of [`VALUES`], in their order.
+/// Registers all schemas with the registry at `url`; returns the ids of [`VALUES`], in their order.
 ///
 /// # Errors
 /// In words: what the registry refused, or that it does not answer.
@@ -37,14 +37,14 @@ pub async fn register(url: &str) -> Result<[u32; 3], String> {
     Ok(ids)
 }
 
-/// A registry as it is written to.
+/// A client that registers schemas.
 pub struct Subjects {
     client: Client,
     url: String,
 }
 
 impl Subjects {
-    /// Of the registry at `url`.
+    /// For the registry at `url`.
     ///
     /// # Errors
     /// In words: what is wrong with the address, or with HTTP.
@@ -57,7 +57,8 @@ impl Subjects {
         })
     }
 
-    /// Registers one schema under a subject; its id. `references` are names that it refers to, each a subject of its own.
+    /// Registers one schema under a subject; returns its id. `references` are the names that it refers to, each of
+    /// which is also a subject.
     ///
     /// # Errors
     /// In words, as [`register`].

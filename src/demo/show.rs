@@ -14,11 +14,11 @@ use super::{generator, verifier};
 use crate::app::Running;
 use crate::telemetry::metrics::Metrics;
 
-/// How many of a hundred records are of each stream, in the order of the streams.
+/// Percentage of the records that belong to each stream, in the order of the streams.
 const SHARES: [u64; 3] = [65, 10, 25];
-/// How long nothing may happen before the run is given up.
+/// A run is given up if nothing happens for this long.
 const STANDSTILL: Duration = Duration::from_secs(60);
-/// Between two looks at how far the streams are.
+/// Time between two checks of the progress.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// How far a stream came.
@@ -87,7 +87,8 @@ impl Show {
         })
     }
 
-    /// Waits until the end of every record is known, of those that are made until `interrupted`; what went wrong otherwise.
+    /// Waits until the outcome of every record is known; after `interrupted`, only of those made until then. Returns
+    /// what went wrong, if anything.
     pub async fn watch(&mut self, mut interrupted: impl Future + Unpin) -> Option<String> {
         let (mut before, mut moved) = (0, Instant::now());
         loop {
@@ -135,13 +136,13 @@ impl Show {
     /// CPU time since the meter began.
     pub fn spent(&self, meter: &Meter) -> Spent {
         let named = [(generator::THREAD, Part::Generator), (verifier::THREAD, Part::Verifier)];
-        // Each has a thread of its own: the configuration has one for each.
+        // The first loop is the only one: each pipeline has one consumer, and so one thread.
         let thread = |name: &str| self.running.loops(name).first()?.get().thread;
         let loops: Vec<String> = self.names.iter().map(|name| thread(name).unwrap_or_default()).collect();
         meter.spent(&named, &loops)
     }
 
-    /// Ends everything in its order: generator, Messina, verifier.
+    /// Stops everything in this order: generator, Messina, verifier.
     pub async fn end(self, problems: &mut Vec<String>) -> (Vec<Seen>, Vec<End>, Arc<Metrics>) {
         let time = self.time();
         self.stop_generator.stop();

@@ -25,10 +25,11 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long the consumer groups may take to form; the mock cluster waits three seconds for further members.
 const JOIN: Duration = Duration::from_secs(60);
-/// How long a question to the cluster may take.
+/// How long a request to the cluster may take.
 const ASK: Duration = Duration::from_secs(10);
 
-/// See the module's page. Clients end before the cluster, and the directory goes last: the fields are in that order.
+/// See the module's documentation. The fields are dropped in their order: the clients before the cluster, the
+/// directory last.
 pub struct Stage {
     /// The generator's client.
     pub producer: Arc<BaseProducer<Deliveries>>,
@@ -44,14 +45,14 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts all of it, and tells the meter which threads are whose.
+    /// Starts everything, and tells the meter which thread belongs to which part.
     pub async fn build(scratch: Scratch, meter: &mut Meter) -> Result<Stage, DemoError> {
         database::create(&scratch.database(), &World::default())?;
         let topics: Arc<[Topics]> = schemas::VALUES.iter().map(|(topic, _)| Topics::of(topic)).collect();
         let cluster = cluster::start(&topics)?;
         let brokers = cluster.bootstrap_servers();
         meter.claim(Part::Cluster);
-        // A client has all of its threads once it knows the cluster.
+        // A client has started all of its threads once it has the cluster's metadata.
         let producer = generator::producer(&brokers)?;
         producer.client().fetch_metadata(None, ASK)?;
         meter.claim(Part::Generator);
@@ -59,7 +60,7 @@ impl Stage {
         consumer.fetch_metadata(None, ASK)?;
         meter.claim(Part::Verifier);
         let registry = DemoRegistry::start().await?;
-        // Told at once: an id that nobody knows is asked for twice more, and its partitions wait.
+        // Answered at once. An unknown id would be requested twice more, and its partitions would wait.
         let foreign = format!("/schemas/ids/{FOREIGN_SCHEMA}");
         registry.on_request(move |_, path| {
             if path == foreign {
@@ -111,7 +112,7 @@ impl Stage {
         ))
     }
 
-    /// Waits until the pipelines have all partitions; why not, otherwise.
+    /// Waits until the pipelines have all partitions; the error says why they do not.
     pub async fn joined(&self, running: &Running) -> Result<(), String> {
         for stream in self.streams.iter() {
             running
@@ -141,13 +142,13 @@ impl Stage {
         Ok(left)
     }
 
-    /// Ends what does not end by being dropped.
+    /// Stops the parts that do not stop by being dropped.
     pub async fn close(self) {
         self.registry.stop().await;
     }
 }
 
-/// The usual address of the status page, or a free one where that is taken.
+/// The usual address of the status page, or a free one if that is in use.
 fn free_address() -> String {
     let usual = Places::default().http;
     match TcpListener::bind(&usual) {

@@ -20,7 +20,7 @@ impl PipelineReport {
 }
 
 impl Report {
-    /// The same for people.
+    /// The report as text for people.
     pub fn human(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -105,7 +105,7 @@ impl Report {
                 .try_for_each(|problem| writeln!(out, "  {problem}"))?;
             writeln!(out)?;
         }
-        // A port that was free this time is another one the next time.
+        // An automatically chosen port will be another one the next time.
         let page = if self.page == format!("http://{}", Places::default().http) {
             format!("{}/", self.page)
         } else {

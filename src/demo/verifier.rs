@@ -22,9 +22,9 @@ use crate::sink::letter::{REASON, TIMESTAMP};
 
 /// Name of its thread.
 pub const THREAD: &str = "demo-verifier";
-/// How long it looks for what is left when the pipelines have stopped.
+/// How long it reads the remaining records after the pipelines have stopped.
 const TAIL: Duration = Duration::from_secs(20);
-/// Descriptions of wrong records that are kept.
+/// Maximum number of descriptions of wrong records that are kept.
 const EXAMPLES: usize = 5;
 
 /// What was seen of one stream.
@@ -33,11 +33,11 @@ pub struct Seen {
     pub published: Bitmap,
     /// Records in the dead-letter topic.
     pub dead_lettered: Bitmap,
-    /// Records that came again.
+    /// Records that came more than once.
     pub duplicated: u64,
     /// Records that should not be there, or not with this content.
     pub wrong: u64,
-    /// Outputs of a user that came after a later one.
+    /// Outputs of a user that came after the output of a later record.
     pub reordered: u64,
     /// Some of the wrong ones, in words.
     pub examples: Vec<String>,
@@ -48,7 +48,7 @@ pub struct Seen {
 /// The verifier's client, reading all output and dead-letter topics from the beginning, without a group.
 pub fn consumer(brokers: &str, topics: &[Topics]) -> KafkaResult<BaseConsumer> {
     let consumer: BaseConsumer = cluster::client(brokers)
-        // librdkafka wants a group's name even where partitions are assigned by hand.
+        // librdkafka requires a group id even if partitions are assigned by hand.
         .set("group.id", "messina-demo-verifier")
         .set("enable.auto.commit", "false")
         // A record that the cluster has dropped must be an error, not a gap.
@@ -71,7 +71,7 @@ pub fn consumer(brokers: &str, topics: &[Topics]) -> KafkaResult<BaseConsumer> {
     Ok(consumer)
 }
 
-/// Reads and judges until `stop`, and then what is left; what was seen of each stream.
+/// Reads and judges records until `stop`, and then the remaining ones; returns what was seen of each stream.
 ///
 /// # Errors
 /// In words: a record could not be read.
@@ -116,7 +116,7 @@ pub fn run(
     Ok(seen)
 }
 
-/// Connections are made again by librdkafka; anything else means that records are missing.
+/// librdkafka reconnects by itself; any other error means that records are missing.
 fn tolerate(error: &KafkaError) -> Result<(), String> {
     use rdkafka::error::RDKafkaErrorCode as Code;
     match error.rdkafka_error_code() {
@@ -217,7 +217,7 @@ impl Judge {
         }
     }
 
-    /// Whether these bytes are `processed_at`: microseconds between the start and now.
+    /// Whether these bytes are `processed_at`: microseconds between the start and now, give or take a second.
     fn is_now(&self, bytes: &[u8]) -> bool {
         let read = read_long(bytes).filter(|(_, length)| *length == bytes.len());
         read.is_some_and(|(at, _)| at >= self.since_us && at <= now_us() + 1_000_000)
@@ -225,7 +225,7 @@ impl Judge {
 
     fn dead_letter(&mut self, message: &BorrowedMessage<'_>, stream: &Stream, flow: &Flow, seen: &mut Seen) {
         let value = message.payload();
-        // A defective record is numbered by its header; the others can be read.
+        // A defective record has its number in a header; the others can be decoded.
         let sequence = match header(message, SEQUENCE_HEADER) {
             Some(text) => text.parse().ok(),
             None => value
@@ -242,7 +242,7 @@ impl Judge {
         }
         flow.dead_letter();
         let draw = stream.draw(sequence);
-        // The dead letter has a time of its own; the record's is in a header.
+        // The dead letter has a timestamp of its own; the record's is in a header.
         let time = header(message, TIMESTAMP).and_then(|text| text.parse().ok());
         stream.write(&draw, time.unwrap_or_default(), &mut self.expected);
         let original = self.expected.has_value.then_some(self.expected.value.0.as_slice());

@@ -3,14 +3,14 @@
 
 use super::random::mix;
 
-/// Users, and customers: so many have ever been seen.
+/// Number of users, all of whom are also customers.
 pub const USERS: usize = 20_000;
-/// Partners; orders name a few more, which do not exist.
+/// Number of partners; orders name a few more, which do not exist.
 pub const PARTNERS: usize = 60;
-/// Campaigns; reactions name a few more, which do not exist.
+/// Number of campaigns; reactions name a few more, which do not exist.
 pub const CAMPAIGNS: usize = 400;
 
-/// Countries, and the rate of their value-added tax where the database knows it.
+/// Countries, and the rate of their value-added tax if the database has it.
 pub const COUNTRIES: [(&str, Option<f64>); 10] = [
     ("FR", Some(0.2)),
     ("DE", Some(0.19)),
@@ -28,7 +28,7 @@ const SEGMENTS: [&str; 6] = ["newcomer", "regular", "bargain", "premium", "dorma
 const TIERS: [&str; 4] = ["bronze", "silver", "gold", "platinum"];
 const BRANDS: [&str; 8] = ["Alba", "Borea", "Corvo", "Duna", "Elba", "Faro", "Gelso", "Isola"];
 
-/// Tells the uses of one number apart.
+/// Mixed into a number, so that each use of it gives different random values.
 const PROFILE: u64 = 0x5052;
 const CUSTOMER: u64 = 0x4355;
 const PARTNER: u64 = 0x5041;
@@ -38,18 +38,18 @@ const IDENTIFIER: u64 = 0x4944;
 /// What is known about a user.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Profile {
-    /// Which group of users.
+    /// The user's group.
     pub segment: &'static str,
     /// Propensity, 0 to 1.
     pub score: f64,
-    /// Home.
+    /// Home country.
     pub country: &'static str,
 }
 
 /// What is known about a customer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Customer {
-    /// Loyalty.
+    /// Loyalty tier.
     pub tier: &'static str,
     /// Credit in cents.
     pub credit: i64,
@@ -60,7 +60,7 @@ pub struct Customer {
 pub struct Partner {
     /// Its shop.
     pub name: String,
-    /// Its seat, an index into [`COUNTRIES`].
+    /// Its country, an index into [`COUNTRIES`].
     pub country: usize,
 }
 
@@ -69,11 +69,11 @@ pub struct Partner {
 pub struct Campaign {
     /// Its name.
     pub name: String,
-    /// Whose it is.
+    /// Its brand.
     pub brand: &'static str,
 }
 
-/// Everybody, by rank: the lower, the more often seen.
+/// All users, partners and campaigns, by number. Users and campaigns with lower numbers are seen more often.
 #[derive(Debug)]
 pub struct World {
     identifiers: Vec<[u8; 16]>,
@@ -110,7 +110,7 @@ impl Default for World {
 impl World {
     /// The identifier of a user, who is also a customer.
     pub fn user_id(&self, user: usize) -> &str {
-        // Only hexadecimal digits are in it.
+        // It contains only hexadecimal digits.
         std::str::from_utf8(&self.identifiers[user]).unwrap_or_default()
     }
 
@@ -124,7 +124,7 @@ impl World {
         })
     }
 
-    /// A customer; one in two hundred is not known, and none of those who order often.
+    /// A customer. One in two hundred is unknown, but none of the hundred that order most often.
     pub fn customer(&self, user: usize) -> Option<Customer> {
         let number = mix(user as u64 ^ (CUSTOMER << 32));
         (user < 100 || !number.is_multiple_of(200)).then(|| Customer {
@@ -133,12 +133,12 @@ impl World {
         })
     }
 
-    /// A partner, if there is one of this number.
+    /// A partner, if there is one with this number.
     pub fn partner(&self, partner: usize) -> Option<&Partner> {
         self.partners.get(partner)
     }
 
-    /// A campaign, if there is one of this number.
+    /// A campaign, if there is one with this number.
     pub fn campaign(&self, campaign: usize) -> Option<&Campaign> {
         self.campaigns.get(campaign)
     }

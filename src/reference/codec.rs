@@ -16,10 +16,10 @@ use crate::avro::uuid;
 use crate::avro::value::{Type, Unit, Value};
 use crate::store::decimal;
 
-/// Integers that a double holds exactly.
+/// A double holds every integer up to this size exactly.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// The kinds of binary values that are found as bytes: those that a server can be asked for one by one.
+/// The binary subtypes that are found as bytes: those that a query can list one by one.
 pub(super) const BYTES: [BinarySubtype; 5] = [
     BinarySubtype::Generic,
     BinarySubtype::BinaryOld,
@@ -28,7 +28,7 @@ pub(super) const BYTES: [BinarySubtype; 5] = [
     BinarySubtype::UserDefined(0x80),
 ];
 
-/// The bytes by which a document is found; none for a value that cannot be a key.
+/// The key bytes of a document's value; `None` for a value that cannot be a key.
 pub fn key_of_bson(value: RawBsonRef<'_>) -> Option<Vec<u8>> {
     Some(match value {
         RawBsonRef::String(s) | RawBsonRef::Symbol(s) => tagged(b's', s.as_bytes()),
@@ -45,7 +45,7 @@ pub fn key_of_bson(value: RawBsonRef<'_>) -> Option<Vec<u8>> {
     })
 }
 
-/// The bytes by which a step's value finds a document; none for one that finds nothing.
+/// The key bytes of a step's value; `None` for a value that finds no document.
 pub fn key_of_value(value: &Value<'_>) -> Option<Vec<u8>> {
     Some(match value {
         Value::String(s) => tagged(b's', s.as_bytes()),
@@ -58,7 +58,7 @@ pub fn key_of_value(value: &Value<'_>) -> Option<Vec<u8>> {
     })
 }
 
-/// A step's value that finds a document by these bytes.
+/// A step's value that has these key bytes.
 pub fn value_of_key(key: &[u8]) -> Value<'_> {
     let Some((tag, rest)) = key.split_first() else {
         return Value::Null;
@@ -70,12 +70,12 @@ pub fn value_of_key(key: &[u8]) -> Value<'_> {
     }
 }
 
-/// The key of a document by this field, where it is usable.
+/// The key bytes of a document by this field, if its value is usable.
 pub fn key_of_document(field: &str, document: &RawDocument) -> Option<Vec<u8>> {
     document.get(field).ok().flatten().and_then(key_of_bson)
 }
 
-/// Which of the values that are found by the same bytes this is. To the server they are others, and each may be the `_id` of a document of its own.
+/// Tells values with the same key bytes apart. To the server they are different, and each may be the `_id` of its own document.
 pub fn kind(value: RawBsonRef<'_>) -> u8 {
     match value {
         RawBsonRef::ObjectId(_) => 1,
@@ -85,7 +85,7 @@ pub fn kind(value: RawBsonRef<'_>) -> u8 {
     }
 }
 
-/// The bytes of any `_id`, for telling documents apart where another field is the key.
+/// The bytes of an `_id` of any type. They identify a document if another field is the key.
 pub fn identity(value: RawBsonRef<'_>) -> Vec<u8> {
     let bytes = key_of_bson(value).unwrap_or_else(|| {
         let text = format!("{value:?}");
@@ -141,7 +141,7 @@ pub fn type_name(value: RawBsonRef<'_>) -> &'static str {
     }
 }
 
-/// Appends the fields of a document; the error names the field and both types.
+/// Encodes the fields of a document and appends them; the error names the field and both types.
 pub fn encode_document(fields: &[(String, Type)], document: &RawDocument, out: &mut Vec<u8>) -> Result<(), String> {
     for (name, ty) in fields {
         let value = document.get(name).map_err(|e| format!("field {name}: {e}"))?;
@@ -151,7 +151,7 @@ pub fn encode_document(fields: &[(String, Type)], document: &RawDocument, out: &
     Ok(())
 }
 
-/// Appends one value by its type; the error is what was found instead.
+/// Encodes one value by its type and appends it; the error names what was found instead.
 fn encode(ty: &Type, value: RawBsonRef<'_>, out: &mut Vec<u8>) -> Result<(), String> {
     if matches!(value, RawBsonRef::Null | RawBsonRef::Undefined) {
         out.push(0);
@@ -235,7 +235,7 @@ fn sized(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// Reads the fields of a document. `None` only for bytes that [`encode_document`] did not write for these fields.
+/// Decodes the fields of a document. `None` only for bytes that [`encode_document`] did not write for these fields.
 pub fn decode_document(fields: &[(String, Type)], mut bytes: &[u8]) -> Option<Vec<Value<'static>>> {
     fields.iter().map(|(_, ty)| decode(ty, &mut bytes)).collect()
 }

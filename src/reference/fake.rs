@@ -8,25 +8,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-/// The cursor of a command by its name, or how it is [`refused`]; none where that is never answered.
+/// The cursor for a command of this name, or its error ([`refused`]); `None` if the command is never answered.
 type Cursors = Arc<dyn Fn(&str) -> Option<Document> + Send + Sync>;
 
-/// A cursor that is at its end.
+/// A cursor without documents.
 pub(crate) fn nothing() -> Document {
     all(Vec::new())
 }
 
-/// A cursor that has these documents, and no more.
+/// A cursor with these documents, and no more.
 pub(crate) fn all(documents: Vec<Document>) -> Document {
     doc! { "id": 0_i64, "ns": "crm.partners", "firstBatch": documents }
 }
 
-/// In place of a cursor: an error of this number.
+/// An error with this code, in place of a cursor.
 pub(crate) fn refused(code: i32) -> Document {
     doc! { "ok": 0, "code": code, "errmsg": "as the test wants" }
 }
 
-/// Its address, and the commands that come to it, each of which takes so long.
+/// Starts a member; returns its address and the commands that it receives. Each command takes the time `takes`.
 pub(crate) async fn member(
     is_primary: bool,
     takes: Duration,
@@ -60,14 +60,14 @@ async fn answer(
         let word = |at: usize| i32::from_le_bytes(head[at..at + 4].try_into().unwrap());
         let mut body = vec![0; usize::try_from(word(0)).unwrap() - head.len()];
         stream.read_exact(&mut body).await.unwrap();
-        // Behind the flags, and the kind of the section.
+        // The document follows the flags and the kind of the section.
         let command = Document::from_reader(&body[5..]).unwrap();
         let name = command.keys().next().unwrap().clone();
         let reply = if name == "hello" || name.eq_ignore_ascii_case("ismaster") {
             hello.clone()
         } else {
             let cursor = cursors(&name);
-            // Who asks may have heard enough.
+            // The test may no longer listen.
             let _ = asked.send(command);
             tokio::time::sleep(takes).await;
             match cursor {

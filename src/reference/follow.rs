@@ -28,29 +28,29 @@ use crate::retry::{Backoff, Class, Jitter};
 use crate::store::StoreError;
 use crate::telemetry::handles::ReferenceMetrics;
 
-/// A doubtful reading is repeated after this long, where the schedule does not bring one before.
+/// A doubtful read is repeated after this time, unless the schedule brings one sooner.
 const DOUBT: Duration = Duration::from_secs(300);
 
-/// Bytes of documents after which it is looked at whether they still fit.
+/// A read checks at least once per this many bytes of documents whether they still fit.
 const LARGE: usize = 1 << 20;
-/// How often another document of a key is asked for before all are read instead.
+/// How many times another document with a key is requested before the whole collection is read instead.
 const MOST_ASKED: u32 = 100;
-/// How often a server may answer a stream at one place with an error before all are read instead.
+/// How many times a server may answer a stream at one position with an error before the whole collection is read instead.
 const MOST_REFUSED: u32 = 10;
 
-/// When a doubtful reading is repeated.
+/// The time until a doubtful read is repeated.
 fn patience(refresh: Duration) -> Duration {
     if refresh.is_zero() { DOUBT } else { refresh.min(DOUBT) }
 }
 
-/// How long a collection that was found small must not have grown before it is believed: ten readings, or the wait for a doubtful one if that is
-/// sooner. A little less, lest it be the reading behind that.
+/// How long a collection that has shrunk must have kept its size before it is believed: ten refresh intervals, or the wait of a doubtful read if that
+/// is shorter. Reduced a little, so that the read that is due at that time already counts.
 fn settled(refresh: Duration) -> Duration {
     let wait = patience(refresh.saturating_mul(10));
     wait - wait / 64
 }
 
-/// See the module's page.
+/// See the module's documentation.
 pub struct Follower {
     reference: Arc<Reference>,
     source: Source,
@@ -60,26 +60,27 @@ pub struct Follower {
     metrics: ReferenceMetrics,
     generation: u16,
     stream: Option<ChangeStream<Change>>,
-    /// The stream has been opened, and not asked since: what it has is what came with its opening.
+    /// The stream has been opened and not polled since: what it returns next came with its opening.
     unasked: bool,
     token: Option<ResumeToken>,
     /// Whether the server had change streams when it was asked last.
     has_streams: bool,
-    /// The last reading failed, or changes were left out since: what is held may lack something.
+    /// The last read failed, or changes were left out since: the copy may lack something.
     doubted: bool,
-    /// How often another document was asked for since the last reading.
+    /// How many times another document with a key was requested since the last read.
     asked: u32,
-    /// How many documents a reading found, where those were less than half of those held, and when: the last that found many more than the one before.
+    /// After a read that found less than half of the documents held: how many it found, and when. A later short read replaces it only if its number
+    /// is clearly different.
     shrunk: Option<(u64, Instant)>,
-    /// When as much time has passed since the last reading as that took: what breaks the stream has the collection read no sooner.
+    /// When the pause after the last read ends, which is as long as the read took. A stream that breaks causes no new read before.
     rested: Instant,
 }
 
-/// What came of a reading.
+/// The result of a read.
 struct Reading {
     /// Documents without a usable key.
     keyless: u64,
-    /// Keys that documents have left which others may have.
+    /// Keys that documents have left and that other documents may have.
     left: Vec<Vec<u8>>,
     /// Why documents were left out, if some were.
     full: Option<StoreError>,
@@ -113,7 +114,7 @@ impl Follower {
         }
     }
 
-    /// Reads the collection whole.
+    /// Reads the whole collection.
     pub async fn read(&mut self) -> Result<(), StoreError> {
         let started = Instant::now();
         let result = self.read_all().await;
@@ -127,7 +128,7 @@ impl Follower {
                 self.metrics.seconds.observe(started.elapsed().as_secs_f64());
             }
             Err(_) => {
-                // The stream may be a new one, which knows nothing of what the old one would have told.
+                // The stream may be a new one, which lacks the changes that the old one would have delivered.
                 self.doubted = true;
                 self.metrics.failed.inc();
             }
@@ -140,7 +141,7 @@ impl Follower {
         self.stream = None;
         self.token = None;
         self.asked = 0;
-        // A server may become a member of a replica set.
+        // Tried at every read, because a server may become a member of a replica set.
         match self.source.watch(None).await {
             Ok(stream) => {
                 self.token = stream.resume_token();
@@ -164,7 +165,7 @@ impl Follower {
             Err(error) => return Err(class(&error)),
         }
         let mut reading = self.read_once().await?;
-        // What was gone took the room, and has been swept.
+        // Deleted documents took up the room. They have been swept by now.
         if reading.full.is_some() {
             reading = self.read_once().await?;
         }
@@ -196,7 +197,7 @@ impl Follower {
         self.unasked = true;
     }
 
-    /// Takes all documents in, and lets go of those that are gone. Those that come when there is no more room are left out if they are not held.
+    /// Stores all documents, and removes those that no longer exist. Once there is no more room, documents that are not held are left out.
     async fn read_once(&mut self) -> Result<Reading, StoreError> {
         let held = self.reference.entries();
         self.generation = self.generation.wrapping_add(1);
@@ -220,7 +221,7 @@ impl Follower {
             if found.is_multiple_of(1000) || unasked > LARGE {
                 unasked = 0;
                 full = full.or_else(|| self.reference.fits().err());
-                // Nothing that is held is gone: there will be no room.
+                // Everything held still exists, so the sweep will free no room.
                 if full.is_some() && self.reference.older(self.generation) == 0 {
                     break;
                 }
@@ -236,10 +237,10 @@ impl Follower {
         Ok(Reading { keyless, left, full })
     }
 
-    /// Whether the documents that a reading found may take the place of those held.
+    /// Whether the documents that a read found may replace those held.
     fn believe(&mut self, found: u64, held: u64, now: Instant) -> Result<(), StoreError> {
         let collection = &self.reference.shape.collection;
-        // It does not speak for the next reading either: a collection that is filled anew is small for a while.
+        // It does not confirm a later short read either: a collection that is being refilled is small for a while.
         if found == 0 && held > 0 {
             self.shrunk = None;
             let message = format!("{collection} is empty, but {held} documents are in memory: these are kept");
@@ -249,7 +250,7 @@ impl Follower {
             self.shrunk = None;
             return Ok(());
         }
-        // What grows is still being filled.
+        // A collection that grows is still being filled.
         match self.shrunk.filter(|(before, _)| found.abs_diff(*before) <= before / 8) {
             Some((_, at)) if now.saturating_duration_since(at) >= settled(self.refresh) => Ok(()),
             before => {
@@ -262,14 +263,14 @@ impl Follower {
         }
     }
 
-    /// Follows for as long as the task lives. The collection has been read.
+    /// Follows the collection for as long as the task lives. The collection has to be read before.
     pub async fn run(mut self) {
         let silence = self.source.silence;
-        // What has failed since the stream told something, or since a reading where there is no stream.
+        // Failures since the stream last delivered something or, without a stream, since the last read.
         let mut attempt = 0;
-        // How often the server has answered with an error since the stream came further, or since a reading.
+        // How many times the server has answered with an error since the stream last made progress, or since the last read.
         let mut refusals = 0;
-        // The stream goes on from a token, and has not come further since.
+        // The stream was resumed by its token, and has made no progress since.
         let mut resumed = false;
         let mut due = self.next();
         loop {
@@ -280,8 +281,9 @@ impl Follower {
                     match next {
                         Ok(change) => {
                             let token = stream.resume_token();
-                            // The first, empty batch comes before the server has looked for the place, and says nothing. Where the driver resumes a stream by
-                            // itself, as after a broken connection, that of the new one is not told from an answer: the copy passes for current at once.
+                            // The first, empty batch is sent before the server has looked for the position, so it proves nothing. If the driver
+                            // resumes a stream by itself, as after a broken connection, the first batch of the new stream cannot be told from an
+                            // answer: the copy counts as current at once.
                             let told = !std::mem::take(&mut self.unasked) || change.is_some();
                             resumed &= change.is_none() && token == self.token;
                             self.token = token;
@@ -294,7 +296,7 @@ impl Follower {
                                 None => true,
                             };
                             again = !alive || !applied;
-                            // While a reading is owed, neither is the copy current nor its back-off over.
+                            // While a read is due, the copy is not current and its back-off is not over.
                             if told && !self.doubted && !again {
                                 let (now, clock) = (Instant::now(), SystemTime::now());
                                 let made = change.map_or(now, |change| change.made(now, clock));
@@ -305,7 +307,7 @@ impl Follower {
                         Err(error) => {
                             self.stream = None;
                             refusals += u32::from(is_told(&error));
-                            // One answer may be of its moment, and not of the place.
+                            // A single error may be due to the moment, and not to the position.
                             let stuck = is_late(&error) || is_told(&error) && refusals > 1;
                             again = cannot_resume(&error) || resumed && stuck || self.token.is_none();
                             failed = true;
@@ -330,7 +332,7 @@ impl Follower {
                     },
                     None => match due {
                         Some(due) => sleep_until(due.into()).await,
-                        // Neither a stream nor a schedule: the stream is tried again at leisure.
+                        // There is neither a stream nor a schedule: try the stream again after a while.
                         None => {
                             sleep(DOUBT).await;
                             again = true;
@@ -338,7 +340,7 @@ impl Follower {
                     },
                 },
             }
-            // What is still told is followed until the server has rested.
+            // As long as the stream still delivers changes, follow it until the pause after the last read is over.
             if again
                 && self.rested > Instant::now()
                 && let Some(stream) = &self.stream
@@ -348,12 +350,12 @@ impl Follower {
                 due = Some(due.map_or(self.rested, |due| due.min(self.rested)));
                 again = false;
             }
-            // What fails again and again is not tried without a pause, though each reading in between succeeds.
+            // Repeated failures are retried only after a pause, even if each read in between succeeds.
             if again || failed {
                 sleep(self.backoff.delay(attempt, self.jitter.next_u64())).await;
                 attempt = attempt.saturating_add(1);
             }
-            // Where changes too large to be told keep coming, a large collection would be read without end.
+            // If changes that are too large for the stream keep coming, a large collection would otherwise be read without end.
             if again {
                 sleep_until(self.rested.into()).await;
             }
@@ -370,7 +372,7 @@ impl Follower {
                     Err(error) => {
                         self.tell("it cannot be read again", &error);
                         let wait = match error.class {
-                            // The login is read again by whoever is refused.
+                            // A refused request reads the login again, so a retry may succeed soon.
                             _ if is_refused(&error) => self.backoff.delay(attempt, self.jitter.next_u64()),
                             Class::Transient => self.backoff.delay(attempt, self.jitter.next_u64()),
                             Class::Permanent | Class::Fatal => patience(self.refresh),
@@ -387,7 +389,7 @@ impl Follower {
         (!self.refresh.is_zero()).then(|| Instant::now().checked_add(self.refresh))?
     }
 
-    /// Applies a change; false where the collection is to be read again.
+    /// Applies a change; false if the collection has to be read again.
     async fn apply(&mut self, change: &Change) -> bool {
         self.metrics.changes.inc();
         let left = match change.operation.as_str() {
@@ -405,13 +407,14 @@ impl Follower {
         self.settle(left).await
     }
 
-    /// Finds another document by the key that a change has left to it, if any; false where the collection is to be read again.
+    /// Fetches another document with the key that a change has vacated, if any; false if the collection has to be read again.
     async fn settle(&mut self, mut left: Result<Option<Vec<u8>>, StoreError>) -> bool {
         loop {
             let key = match left {
                 Ok(Some(key)) => key,
                 Ok(None) => return true,
-                // What is left out makes the copy doubtful until the collection has been read and fits; that is tried now, and then on schedule.
+                // A change was left out, so the copy is in doubt until the collection has been read and fits. That is tried at once the first time,
+                // and then on schedule.
                 Err(error) => {
                     let known = std::mem::replace(&mut self.doubted, true);
                     if !known {
@@ -420,7 +423,7 @@ impl Follower {
                     return known;
                 }
             };
-            // The stream waits meanwhile, and so does what it brings.
+            // Limited, because the stream and its changes wait for these requests.
             if self.asked == MOST_ASKED {
                 return false;
             }

@@ -36,7 +36,7 @@ pub struct References {
 }
 
 impl References {
-    /// Of these.
+    /// A set of these references.
     pub fn new(references: impl IntoIterator<Item = Arc<Reference>>) -> References {
         let named = references.into_iter().map(|r| (r.shape.name.to_string(), r));
         References {
@@ -44,7 +44,7 @@ impl References {
         }
     }
 
-    /// The one by this name.
+    /// The reference with this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Reference>> {
         self.by_name.get(name)
     }
@@ -55,54 +55,54 @@ impl References {
     }
 }
 
-/// What a reference is made of, as declared or sampled.
+/// The shape of a reference, as declared or sampled.
 #[derive(Debug, Clone)]
 pub struct Shape {
     /// Its name in the configuration.
     pub name: Arc<str>,
     /// `database.collection`.
     pub collection: String,
-    /// The field that documents are found by.
+    /// The key field, by which documents are found.
     pub key: String,
-    /// What goes into the key.
+    /// The type that a step's key has to fit.
     pub key_type: ColumnType,
-    /// The fields that are kept, and their types; each may be null besides.
+    /// The fields that are kept, and their types; each may also be null.
     pub fields: Vec<(String, Type)>,
-    /// Bytes that it may hold.
+    /// Maximum number of bytes that it may hold.
     pub max_bytes: u64,
 }
 
 /// One collection in memory.
 #[derive(Debug)]
 pub struct Reference {
-    /// What it is made of.
+    /// Its shape.
     pub shape: Shape,
     table: Table,
-    /// Keys of more than one document: of several by another field than `_id`, and of those whose `_id` are of several kinds and read the same.
+    /// Keys that several documents may have: because the key is another field than `_id`, or because `_id`s of several BSON types read the same.
     shared: Table,
-    /// Where the key is not `_id`.
+    /// Present if the key is not `_id`.
     keys: Option<Keys>,
-    /// When it was last known to be what the server has.
+    /// When the copy was last known to match the server.
     current: Mutex<Option<Instant>>,
-    /// Where it is not held as a whole.
+    /// Present if documents are requested on demand, and not held in memory.
     on_demand: Option<OnDemand>,
 }
 
-/// Which document is found by which key, where keys are not the documents' own. Two may have one key: the one that was read last is found, what
-/// becomes of the other changes nothing, and when the one that is found leaves its key, the other is asked for.
+/// Which document is found by which key, if the key is not `_id`. Several documents may have one key: the one read last is found. Changes of the
+/// others have no effect, and when the document that is found leaves the key, the server is asked for another one.
 #[derive(Debug, Default)]
 struct Keys {
     /// The key of each document, by its `_id`.
     by_id: Table,
-    /// The `_id` of the document that is found, by its key.
+    /// The `_id` of the document that is found, by key.
     owners: Table,
 }
 
-/// The `_id` of a document, and what knows documents by it.
+/// The `_id` of a document, and the [`Keys`] that track it.
 type Identity<'k> = (&'k Keys, Vec<u8>);
 
 impl Keys {
-    /// The key that a document had, and whether it is the one that is found by it.
+    /// The key that a document had, and whether that key finds this document.
     fn had(&self, id: &[u8]) -> Option<(Vec<u8>, bool)> {
         let bytes = |content: Result<&[u8], &str>| content.unwrap_or_default().to_vec();
         let key = self.by_id.get(id, bytes)?;
@@ -110,7 +110,7 @@ impl Keys {
         Some((key, owns))
     }
 
-    /// Whether another document is found by this key.
+    /// Whether this key finds another document.
     fn is_of_another(&self, id: &[u8], key: &[u8]) -> bool {
         self.owners.get(key, |owner| owner != Ok(id)).unwrap_or_default()
     }
@@ -120,7 +120,7 @@ impl Keys {
         self.owners.put(generation, key, Ok(id));
     }
 
-    /// Says that a document is still there; with another key than it had, only that the key is.
+    /// Marks a document as still present; if its key is not the one it had, marks only the new key.
     fn mark(&self, generation: u16, id: &[u8], key: &[u8]) {
         if self.by_id.get(id, |had| had == Ok(key)).unwrap_or_default() {
             self.by_id.mark(generation, id);
@@ -143,7 +143,7 @@ impl Keys {
 }
 
 impl Reference {
-    /// An empty one.
+    /// An empty reference.
     pub fn new(shape: Shape) -> Reference {
         Reference {
             keys: (shape.key != "_id").then(Keys::default),
@@ -155,7 +155,7 @@ impl Reference {
         }
     }
 
-    /// One that asks for each document when it is needed.
+    /// A reference that requests each document when it is needed.
     pub fn on_demand(shape: Shape, on_demand: OnDemand) -> Reference {
         Reference {
             on_demand: Some(on_demand),
@@ -163,30 +163,29 @@ impl Reference {
         }
     }
 
-    /// What asks for documents, where it is not held as a whole.
+    /// The part that requests documents, if they are not held in memory.
     pub fn asks(&self) -> Option<&OnDemand> {
         self.on_demand.as_ref()
     }
 
-    /// The document by this key, asked for if it has to be, and where it came from. For who has `awaited` it, that it was absent a moment ago counts
-    /// for nothing.
+    /// The document with this key, requested from the server if necessary, and where it came from. With `awaited`, a cached absence is ignored.
     ///
     /// # Errors
-    /// Transient where the server does not answer, and where its breaker, `gate`, is open.
+    /// Transient if the server does not answer, and if its breaker, `gate`, is open.
     pub async fn look_up(&self, key: &Value<'_>, gate: &Gate, awaited: bool) -> Result<(Hit, Origin), StoreError> {
         match &self.on_demand {
-            // On the heap: the future of each event would have room for a request.
+            // On the heap, because otherwise the future of every event would be large enough for a request.
             Some(on_demand) => Box::pin(on_demand.find(&self.shape, key, gate, awaited)).await,
             None => self.find(key).map(|row| (Arc::new(row), Origin::Loaded)),
         }
     }
 
-    /// Whether documents are asked for, and not held in memory.
+    /// Whether documents are requested on demand, and not held in memory.
     pub fn is_on_demand(&self) -> bool {
         self.on_demand.is_some()
     }
 
-    /// The document in memory by this key: its fields, in the order of the shape.
+    /// The document in memory with this key: its fields, in the order of the shape.
     pub fn find(&self, key: &Value<'_>) -> Result<Option<Row>, StoreError> {
         let Some(key) = codec::key_of_value(key) else {
             return Ok(None);
@@ -200,7 +199,7 @@ impl Reference {
         found.transpose()
     }
 
-    /// The key of a document, where it is usable, and the document's identity, where keys are not that.
+    /// The key of a document, if it is usable, and the document's identity, if the key is not `_id`.
     fn names(&self, document: &RawDocument) -> (Option<Vec<u8>>, Option<Identity<'_>>) {
         let id = || document.get("_id").ok().flatten();
         let keys = self.keys.as_ref();
@@ -208,8 +207,8 @@ impl Reference {
         (codec::key_of_document(&self.shape.key, document), identity)
     }
 
-    /// Takes a document in: whether it has a usable key, and the key that it has left, where another document may have that. In a `reading` all
-    /// documents come, and then a sweep.
+    /// Stores a document. Returns whether it has a usable key, and the key that it has left if another document may have that one. With `reading`, it
+    /// belongs to a full read, which brings all documents and ends with a sweep.
     fn put(&self, generation: u16, document: &RawDocument, reading: bool) -> (bool, Option<Vec<u8>>) {
         let (key, identity) = self.names(document);
         let (mut left, mut kind, mut is_shared) = (None, 0, false);
@@ -237,8 +236,8 @@ impl Reference {
         (true, left)
     }
 
-    /// A document that is read is still there, and what there is of it is kept as it is: for where there is no room for more. Of one that is not held
-    /// nothing is taken in.
+    /// Marks a document as still present and leaves its content as it is, for a read that has no more room. A document that is not held is not
+    /// stored.
     fn mark(&self, generation: u16, document: &RawDocument) {
         let (Some(key), identity) = self.names(document) else {
             return;
@@ -250,19 +249,19 @@ impl Reference {
         }
     }
 
-    /// A document is no longer found by the key that it had, unless that is still its key: gives the key where another document may have it.
-    /// `reading` is the generation of the reading that finds so, if one does.
+    /// Stops finding a document by the key that it had, unless `key` is the same; returns the old key if another document may have it. `reading` is
+    /// the generation of the full read that noticed it, if any.
     fn leave(&self, keys: &Keys, id: &[u8], key: Option<&[u8]>, reading: Option<u16>) -> Option<Vec<u8>> {
         let (old, true) = keys.had(id)? else { return None };
         if key == Some(&*old) {
             return None;
         }
         keys.owners.remove(&old);
-        // What it had is found until another one is there, or none: a record must not miss both.
+        // The old document is found until another one is fetched or there is none, so that no record misses both.
         if self.is_shared(&old) {
             return Some(old);
         }
-        // Who takes the key may be read later; if nobody does, the sweep removes what was not met.
+        // A document that is read later may take over the key. If none does, the sweep removes the entry, because this read has not met it.
         let is_swept = reading.is_some_and(|reading| self.table.generation(&old) != Some(reading));
         if !is_swept {
             self.table.remove(&old);
@@ -270,36 +269,36 @@ impl Reference {
         None
     }
 
-    /// Whether another document may have this key besides the one that is found by it.
+    /// Whether another document may have this key, too.
     fn is_shared(&self, key: &[u8]) -> bool {
         self.shared.get(key, |_| ()).is_some()
     }
 
-    /// No document has this key.
+    /// Removes a key that no document has any more.
     fn is_free(&self, key: &[u8]) {
         self.shared.remove(key);
         self.table.remove(key);
     }
 
-    /// Whether a document has this key.
+    /// Whether a document has this key; always true if the key is `_id`.
     fn is_taken(&self, key: &[u8]) -> bool {
         let owner = |keys: &Keys| keys.owners.get(key, |_| ()).is_some();
         self.keys.as_ref().is_none_or(owner)
     }
 
-    /// Whether a document is found by this key that has left it in the reading that is just over: it was inserted again meanwhile, and so was read
-    /// twice. Another one that has the key may have been read before.
+    /// Whether, right after a full read, this key still finds a document that has left it. That happens if the document was inserted again during the
+    /// read, and so was read twice. Another document with the key may have been read before.
     fn is_orphaned(&self, key: &[u8]) -> bool {
         !self.is_taken(key) && self.table.get(key, |_| ()).is_some()
     }
 
-    /// Takes in a document that has changed, or is new; not where more is held than may be. Gives the key that it has left, as [`Reference::put`].
+    /// Stores a changed or new document, unless `max_bytes` is exceeded already. Returns the key that it has left, as [`Reference::put`].
     fn change(&self, generation: u16, document: &RawDocument) -> Result<Option<Vec<u8>>, StoreError> {
         self.fits()?;
         Ok(self.put(generation, document, false).1)
     }
 
-    /// Whether no more is held than may be.
+    /// Fails if more than `max_bytes` is held.
     fn fits(&self) -> Result<(), StoreError> {
         let shape = &self.shape;
         if self.bytes() <= shape.max_bytes {
@@ -312,18 +311,18 @@ impl Reference {
         Err(StoreError::permanent("max_bytes", message))
     }
 
-    /// Puts these documents in place of all; gives the first that has no usable key.
+    /// Replaces all documents by these; returns the position of the first one without a usable key.
     pub fn replace(&self, documents: &[RawDocumentBuf]) -> Option<usize> {
-        // All that is held was put by the line below.
+        // This removes everything: the line below puts documents only with generation 0.
         self.sweep(1);
         documents.iter().position(|document| !self.put(0, document, false).0)
     }
 
-    /// Removes the document with this `_id`. Gives the key that it has left, as [`Reference::put`].
+    /// Removes the document with this `_id`. Returns the key that it has left, as [`Reference::put`].
     fn remove(&self, id: RawBsonRef<'_>) -> Option<Vec<u8>> {
         let Some(keys) = &self.keys else {
             let key = codec::key_of_bson(id)?;
-            // Of the other kind is another document.
+            // An `_id` of another kind belongs to another document.
             if self.table.kind(&key) == Some(codec::kind(id)) {
                 if self.is_shared(&key) {
                     return Some(key);
@@ -338,7 +337,7 @@ impl Reference {
         left
     }
 
-    /// Entries that the reading of this generation has not met.
+    /// Number of entries that the full read of this generation has not met.
     fn older(&self, generation: u16) -> u64 {
         self.table.older(generation)
             + self.shared.older(generation)
@@ -353,13 +352,13 @@ impl Reference {
         }
     }
 
-    /// It has all that the server had at this time.
+    /// Records that the copy has everything that the server had at this time.
     fn is_current(&self, at: Instant) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = (*current).max(Some(at));
     }
 
-    /// How long ago it was last known to be what the server has; none before it has been read.
+    /// How long ago the copy was last known to match the server; `None` before the first read.
     pub fn age(&self, now: Instant) -> Option<Duration> {
         let current = *self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.map(|at| now.saturating_duration_since(at))

@@ -20,7 +20,7 @@ use crate::retry::Class;
 use crate::store::cache::{Cache, CacheOptions, Hit, Origin};
 use crate::store::{Row, StoreError};
 
-/// What asks for single documents.
+/// Requests single documents, and caches them.
 #[derive(Debug)]
 pub struct OnDemand {
     source: Source,
@@ -28,7 +28,7 @@ pub struct OnDemand {
 }
 
 impl OnDemand {
-    /// Of this collection.
+    /// For this collection.
     pub fn new(source: Source, options: CacheOptions) -> OnDemand {
         OnDemand {
             source,
@@ -36,13 +36,13 @@ impl OnDemand {
         }
     }
 
-    /// What is kept.
+    /// The cache of documents.
     pub fn cache(&self) -> &Cache {
         &self.cache
     }
 
-    /// The document by this key, and where it came from: one whose life is over is given while the server fails, if that is declared.
-    /// Who has `awaited` it asks again in spite of an absence that is kept for others.
+    /// The document with this key, and where it came from. While the server fails, an expired document is returned, if the configuration allows that.
+    /// With `awaited`, a cached absence is ignored and the server is asked again.
     pub(super) async fn find(
         &self,
         shape: &Shape,
@@ -61,7 +61,7 @@ impl OnDemand {
             return Ok((hit, Origin::Cached));
         }
         let old = || self.cache.get_stale(&bytes, Instant::now());
-        // Where an old one will do, nobody waits for another's probe.
+        // If an expired document will do, do not wait for the probe of another caller.
         let result = if gate.is_open() && self.cache.is_loading(&bytes) && old().is_some() {
             Err(not_asked())
         } else {
@@ -76,7 +76,7 @@ impl OnDemand {
 
     async fn load(&self, shape: &Shape, key: &Value<'_>, bytes: &[u8], gate: &Gate) -> Result<Option<Row>, StoreError> {
         let room = self.source.room();
-        // Before the breaker: who has waited for a turn hears how it stands by now.
+        // Acquired before the breaker is asked, so that a caller that has waited learns the breaker's current state.
         let _turn = match room.try_acquire() {
             Ok(turn) => Some(turn),
             Err(_) if gate.is_open() => return Err(not_asked()),
@@ -113,13 +113,13 @@ fn not_asked() -> StoreError {
     StoreError::transient(NOT_ASKED, message)
 }
 
-/// The values of a document's key that a step's key stands for: text stands for UUIDs and ObjectIds too.
+/// The values of a document's key field that a step's key matches: text also matches UUIDs and ObjectIds.
 pub(super) fn candidates(key: &Value<'_>) -> Vec<Bson> {
     let uuid = |bytes: [u8; 16]| Bson::Binary(Uuid::from_bytes(bytes).into());
     match key {
         Value::String(text) => {
             let mut all = vec![Bson::String(text.to_string())];
-            // Only the form that MongoDB itself gives.
+            // Only in the form that MongoDB itself prints.
             all.extend(
                 ObjectId::parse_str(text)
                     .ok()
@@ -161,7 +161,7 @@ mod tests {
     use crate::reference::server::Server;
     use crate::store::types::ColumnType;
 
-    /// Of the fake at this address; what is found by `code` is kept for an hour.
+    /// For the fake server at this address, with `code` as the key; results are cached for an hour.
     async fn on_demand(address: &str) -> (OnDemand, Shape) {
         let uri = format!("mongodb://{address}/?replicaSet=rs");
         let source = Server::open(&uri, None).await.unwrap().source("crm.partners", []);
@@ -191,7 +191,7 @@ mod tests {
             (vec![Bson::Int32(7)], &seven, true),
             (vec![Bson::Double(7.0)], &seven, true),
             (vec![Bson::Decimal128(decimal)], &seven, false),
-            // Another document of that value hides none.
+            // Another document with an equal value must not hide the right one.
             (vec![Bson::Decimal128(decimal), Bson::Int32(7)], &seven, true),
             (vec![Bson::Array(vec![Bson::Int32(7)])], &seven, false),
             (vec![Bson::String("a".to_owned())], &text, true),

@@ -12,14 +12,14 @@ use super::codec::{key_of_bson, type_name};
 use crate::avro::value::{Type, Unit};
 use crate::store::ColumnType;
 
-/// Different fields of an object; one with more is a dictionary, whose keys are data.
+/// Maximum number of different fields of an object. One with more is a dictionary, whose keys are data.
 const MOST_FIELDS: usize = 1000;
 
 /// What has been seen of one field.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
     ty: Option<Type>,
-    /// Why there is none, whatever else comes.
+    /// Why the field has no type, whatever values follow.
     conflict: Option<Untyped>,
     /// How often each of BSON's types was seen.
     counts: BTreeMap<&'static str, usize>,
@@ -30,20 +30,20 @@ pub struct Seen {
 pub enum NoType {
     /// No document of the sample has a value.
     Unseen,
-    /// Two types without a common one, with how often each of all types was seen.
+    /// Types that have none in common, with the number of values of each type.
     Mixed(String),
     /// A type that a pipeline cannot use.
     Unusable(&'static str),
-    /// An object of too many different fields.
+    /// An object with too many different fields.
     Dictionary,
 }
 
 /// Why values have no type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Untyped {
-    /// They have none in common, or are what no pipeline can use.
+    /// They have no type in common, or one that no pipeline can use.
     Apart,
-    /// An object of too many different fields.
+    /// An object with too many different fields.
     Dictionary,
 }
 
@@ -57,7 +57,7 @@ impl Seen {
         let joined = match (of(value), self.ty.take()) {
             (Ok(seen), None) => Ok(seen),
             (Ok(seen), Some(known)) => join(known, seen),
-            // Null, or what no pipeline can use: it says nothing of the others.
+            // Null, or a type that no pipeline can use: it says nothing about the other values.
             (Err(Untyped::Apart), known) => {
                 self.ty = known;
                 return;
@@ -70,7 +70,7 @@ impl Seen {
         }
     }
 
-    /// The type of all that was seen.
+    /// The common type of all values seen.
     pub fn ty(self) -> Result<Type, NoType> {
         match self.conflict {
             Some(Untyped::Apart) => {
@@ -95,7 +95,7 @@ impl Seen {
     }
 }
 
-/// The type of a value; none for null and for what no pipeline can use.
+/// The type of a value; an error for null and for types that no pipeline can use.
 fn of(value: RawBsonRef<'_>) -> Result<Type, Untyped> {
     Ok(match value {
         RawBsonRef::Boolean(_) => Type::Bool,
@@ -138,7 +138,7 @@ fn record(document: &RawDocument) -> Result<Vec<(String, Type)>, Untyped> {
     Ok(fields)
 }
 
-/// The least type that has both; `Type::Null` stands for one that is not known yet.
+/// The smallest type that covers both; `Type::Null` stands for a type that is not known yet.
 fn join(a: Type, b: Type) -> Result<Type, Untyped> {
     Ok(match (a, b) {
         (a, b) if a == b => a,
@@ -149,7 +149,7 @@ fn join(a: Type, b: Type) -> Result<Type, Untyped> {
         (Type::List(a), Type::List(b)) => Type::List(Box::new(join(*a, *b)?)),
         (Type::Record(mut a), Type::Record(b)) => {
             for (number, (name, ty)) in b.into_iter().enumerate() {
-                // Documents of one make have their fields in one order.
+                // Try the same position first: documents of one origin usually have their fields in the same order.
                 let at = match a.get(number) {
                     Some((same, _)) if *same == name => Some(number),
                     _ => a.iter().position(|(known, _)| *known == name),
@@ -166,8 +166,8 @@ fn join(a: Type, b: Type) -> Result<Type, Untyped> {
     })
 }
 
-/// The same, with every field of a record nullable: no document must have it. One without a value in the sample is left out, as one that no
-/// document has: it stops only who asks for it.
+/// The type with every field of a record nullable, because no document has to have it. A field without a value in the sample is left out, like one
+/// that no document has: that is an error only for a pipeline that uses it.
 fn with_absent_fields(ty: Type) -> Type {
     match ty {
         Type::List(item) => Type::List(Box::new(with_absent_fields(*item))),
@@ -181,7 +181,7 @@ fn with_absent_fields(ty: Type) -> Type {
     }
 }
 
-/// Whether nothing in it is still unknown.
+/// Whether no part of the type is still unknown.
 fn is_whole(ty: &Type) -> bool {
     match ty {
         Type::Null => false,
@@ -191,18 +191,19 @@ fn is_whole(ty: &Type) -> bool {
     }
 }
 
-/// The kind of key that the values of a key field are; none where they are of several kinds or cannot be one.
+/// Which kinds of keys the values of a key field are, and how many of each.
 #[derive(Debug, Default)]
 pub struct SeenKeys(BTreeMap<u8, usize>);
 
 impl SeenKeys {
-    /// Takes one key into account: none for a document without one.
+    /// Takes one key into account; `None` for a document without one.
     pub fn add(&mut self, value: Option<RawBsonRef<'_>>) {
         let tag = value.and_then(key_of_bson).map_or(0, |key| key[0]);
         *self.0.entry(tag).or_default() += 1;
     }
 
-    /// The type that a step's key must go into. Without a document, anything may.
+    /// The type that a step's key has to fit; any type if there was no document. The error names the kinds if there are several, or values that
+    /// cannot be a key.
     pub fn ty(&self) -> Result<ColumnType, String> {
         let kinds: Vec<(u8, usize)> = self.0.iter().map(|(tag, count)| (*tag, *count)).collect();
         match kinds.as_slice() {
@@ -275,7 +276,7 @@ mod tests {
         assert_eq!(seen(&[doc! { "f": minimum }]), Err(NoType::Unusable("another type")));
     }
 
-    /// An object with keys from `from` on, `many` of them.
+    /// An object with `many` keys, numbered from `from`.
     fn keys(from: usize, many: usize) -> Document {
         (from..from + many)
             .map(|key| (format!("k{key}"), mongodb::bson::Bson::Int32(1)))

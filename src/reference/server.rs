@@ -27,21 +27,22 @@ use crate::config::{Mongo, Secret};
 use crate::retry::Class;
 use crate::store::StoreError;
 
-/// How many documents a sample has, and one answer of the server.
+/// How many documents a sample has, and how many one answer of the server has.
 const SAMPLE: i64 = 1000;
 const BATCH: u32 = 2000;
-/// Change streams are asked again after this long without a change: it bounds how stale "current" can be.
+/// Change streams are polled again after this time without a change: it limits how stale a "current" copy can be.
 const AWAIT: Duration = Duration::from_secs(1);
-/// Where the connection string does not say: a server that is away is waited for by us, not in the driver.
+/// Server selection time-out, unless the connection string sets one. It is short, because Messina does the waiting for an unreachable server, not the
+/// driver.
 const SELECTION: Duration = Duration::from_secs(5);
-/// How long a record waits for its document beside that: what is behind a connection that stands still may never answer.
+/// How long a record waits for its document in addition to that, because a stalled connection may never bring an answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long what is sampled, read or followed may take for its next documents. The driver has no bound of its own, and behind a connection that nobody
-/// closes, or a server that stands still while another one is the primary, it would wait for ever.
+/// How long to wait for the next documents while sampling, reading or following. The driver has no limit of its own: on a dead connection that nobody
+/// closes, or with a stalled server while another one is the primary, it would wait forever.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Connections, where the connection string does not say: the driver's ten are few for what may be in flight.
+/// Maximum number of connections, unless the connection string sets one: the driver's default of ten is too small for what may be in flight.
 const POOL: u32 = 100;
-/// How long the driver may take to end what it runs for a server that is given up.
+/// How long the driver may take to shut down the client of a server that is given up.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// One change of a collection. `operation` is MongoDB's `operationType`.
@@ -50,7 +51,7 @@ pub struct Change {
     /// `insert`, `update`, `replace`, `delete`, `drop`, …
     #[serde(rename = "operationType")]
     pub operation: String,
-    /// The document as it is now; none for a deletion, or where it has been deleted since.
+    /// The document as it is now; `None` for a deletion, or if it has been deleted since.
     #[serde(rename = "fullDocument", default)]
     pub document: Option<RawDocumentBuf>,
     /// `{ _id: … }`.
@@ -62,7 +63,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// When it was made, where our clock says `clock` now: now, where the server does not tell or its clock is ahead.
+    /// When the change was made, if our clock reads `clock` at `now`. Returns `now` if the server does not send the time or its clock is ahead.
     pub(super) fn made(&self, now: Instant, clock: SystemTime) -> Instant {
         let clock = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
         let made = self.time.map_or(clock, |time| Duration::from_secs(time.time.into()));
@@ -70,25 +71,25 @@ impl Change {
     }
 }
 
-/// What TLS servers answer to a client that shows no certificate where one is asked for: OpenSSL's before TLS 1.3 and since, and Java's.
+/// The TLS alerts for a client without a certificate where the server requires one: OpenSSL's before TLS 1.3 and since, and Java's.
 const NO_CERTIFICATE: [&str; 3] = [
     "alert handshake failure",
     "alert certificate required",
     "alert bad certificate",
 ];
 
-/// A collection, and the fields that are wanted of it.
+/// A collection, and the fields to read of it.
 #[derive(Debug, Clone)]
 pub struct Source {
     server: Server,
     database: String,
     collection: String,
     wanted: Vec<String>,
-    /// See [`within`].
+    /// Time limit for [`within`].
     pub(super) silence: Duration,
 }
 
-/// The answer, if it comes in time.
+/// The answer, or an error if it takes longer than `patience`.
 pub(super) async fn within<T>(
     patience: Duration,
     answer: impl IntoFuture<Output = Result<T, Error>>,
@@ -100,34 +101,35 @@ pub(super) async fn within<T>(
     })
 }
 
-/// How many connections a process has with the server, as far as the connection string can be read here.
+/// How many connections a process opens to the server at most: the number in the connection string, or the default if it has none or cannot be read
+/// here.
 pub fn connections(mongo: Option<&Mongo>) -> u32 {
     let uri = mongo.and_then(|mongo| mongo.uri.reveal().ok());
     let said = uri.and_then(|uri| ConnectionString::parse(uri).ok());
     said.and_then(|said| said.max_pool_size).unwrap_or(POOL)
 }
 
-/// The server. Clones share the login.
+/// A MongoDB server. Clones share the login.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
 struct Shared {
-    /// Where the connection string is read again.
+    /// Where the connection string is read again, in case it has changed.
     secret: Option<Secret>,
     login: Mutex<Login>,
-    /// One at a time logs in again.
+    /// Held during a new login, so that only one task logs in again at a time.
     renewal: tokio::sync::Mutex<()>,
     runtime: Handle,
 }
 
 struct Login {
     uri: String,
-    /// The files that the connection string names, as they were: the driver reads them once.
+    /// The files that the connection string names, with their content at login: the driver reads them only once.
     files: Vec<(PathBuf, Option<Vec<u8>>)>,
     client: Client,
-    /// How long one document may take. More than the driver waits for a server: why there is none is its to say.
+    /// Time limit for one document. It exceeds the driver's server selection time-out, so that the driver can report why there is no server.
     patience: Duration,
-    /// As many as there are connections.
+    /// One permit for each connection.
     room: Arc<Semaphore>,
 }
 
@@ -141,7 +143,7 @@ impl Login {
             Some(Tls::Enabled(tls)) => vec![tls.cert_key_file_path.clone(), tls.ca_file_path.clone()],
             _ => vec![],
         };
-        // Before the driver does: what changes in between is another by the next time.
+        // Read before the driver reads them: if a file changes in between, the next comparison notices it.
         let files = named.into_iter().flatten().map(|path| {
             let text = std::fs::read(&path).ok();
             (path, text)
@@ -157,16 +159,16 @@ impl Login {
         })
     }
 
-    /// Whether this is what one would log in with by now.
+    /// Whether the connection string and the files have not changed since the login.
     fn is_current(&self, uri: &str) -> bool {
         self.uri == uri && self.files.iter().all(|(path, text)| std::fs::read(path).ok() == *text)
     }
 
-    /// Keeps its connections for as long as the process; for a server that is used from here on, or each attempt to reach one would leave its own.
+    /// Keeps the connections until the process ends. Only for a server that is used from here on, because otherwise every attempt to reach one would
+    /// leave connections behind.
     ///
-    /// The last client of a server ends its sessions when it is dropped, in a task of the driver's. That task panics when the
-    /// runtime ends before it (mongodb 3.9.1, cmap/connection_requester.rs), as it does behind a check and behind a stop. The server forgets
-    /// sessions by itself.
+    /// When the last client of a server is dropped, the driver ends its sessions in a task. That task panics if the runtime ends first (mongodb
+    /// 3.9.1, cmap/connection_requester.rs), as happens after a check and after a stop. The server expires sessions by itself.
     fn keep(&self) {
         std::mem::forget(self.client.clone());
     }
@@ -179,7 +181,8 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Takes the connection string, and where it is read again when the login is refused; connects in the background.
+    /// Opens the server of this connection string, and connects in the background. If the login is refused or the server is unreachable, the string
+    /// is read again from `secret`.
     pub async fn open(uri: &str, secret: Option<Secret>) -> Result<Server, StoreError> {
         let login = Login::of(uri.to_owned()).await?;
         Ok(Server(Arc::new(Shared {
@@ -194,19 +197,20 @@ impl Server {
         self.0.login.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps its connections for as long as the process.
+    /// Keeps the connections until the process ends.
     pub fn keep(&self) {
         self.login().keep();
     }
 
-    /// Ends its connections, and what the driver runs for them: for a server that is not kept. Its end is waited for, as a check may end behind it.
+    /// Closes the connections of a server that is not kept, and ends the driver's tasks for them. Waits until they have ended, because a check may
+    /// end right after.
     pub async fn close(&self) {
         let client = self.login().client.clone();
-        // What takes longer ends with the last that holds the client.
+        // What takes longer ends when the last owner of the client is dropped.
         let _ = tokio::time::timeout(CLOSING, client.shutdown().immediate(true)).await;
     }
 
-    /// `database.collection`, of which `wanted` are read; `_id` is always.
+    /// The collection `database.collection`, of which the fields `wanted` are read, and always `_id`.
     pub fn source(&self, name: &str, wanted: impl IntoIterator<Item = String>) -> Source {
         let (database, collection) = name.split_once('.').unwrap_or((name, ""));
         Source {
@@ -218,18 +222,19 @@ impl Server {
         }
     }
 
-    /// Looks at what came of a question: where the login is refused, or nobody is there, the next that asks has the login that is configured by now.
+    /// Passes an answer on. If the login was refused or the server is unreachable, first takes a changed connection string, so that the next request
+    /// uses it.
     async fn seen<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         let failed = answer.as_ref().err().map(class);
         if failed.is_some_and(|error| is_refused(&error) || error.label == "unavailable") {
             let server = self.clone();
-            // It fails when the process ends.
+            // The task is cancelled when the process ends.
             let _ = self.0.runtime.spawn(async move { server.log_in_again().await }).await;
         }
         answer
     }
 
-    /// Takes the connection string and the files that it names, if one of them is another by now.
+    /// Logs in with the current connection string and the files that it names, if any of them has changed.
     async fn log_in_again(&self) {
         let Some(secret) = &self.0.secret else { return };
         let turn = self.0.renewal.lock().await;
@@ -244,7 +249,7 @@ impl Server {
                 let old = std::mem::replace(&mut *self.login(), login);
                 drop(turn);
                 tracing::info!("[mongo] uri, or a file that it names, has changed: the new one is in use");
-                // What is in flight may take its time; nobody waits for it.
+                // Requests in flight may delay the shutdown, so nothing waits for it.
                 tokio::spawn(async move { old.client.shutdown().immediate(true).await });
             }
             Err(error) => {
@@ -270,7 +275,7 @@ impl Source {
             .collect()
     }
 
-    /// Some documents, as they come.
+    /// Some documents, in the order in which the server returns them.
     pub async fn sample(&self) -> Result<Vec<RawDocumentBuf>, StoreError> {
         let collection = self.collection();
         let find = collection.find(doc! {}).projection(self.projection("")).limit(SAMPLE);
@@ -285,13 +290,13 @@ impl Source {
         within(self.silence, documents).await.map_err(|e| class(&e))
     }
 
-    /// Who has a permit of it finds a connection: the wait for one is no part of the time that [`Source::find`] gives an answer.
+    /// A permit guarantees a free connection. So the wait for a connection does not count towards the time limit of [`Source::find`].
     pub fn room(&self) -> Arc<Semaphore> {
         Arc::clone(&self.server.login().room)
     }
 
-    /// A document of which `key` is one of these values, and is found in memory by the bytes that are `wanted`. Asked while pipelines run, and not at
-    /// their start.
+    /// A document whose field `key` has one of these values, and the key bytes `wanted`. For running pipelines, and not for their start: a refused
+    /// login counts as transient.
     pub async fn find(
         &self,
         key: &str,
@@ -301,7 +306,7 @@ impl Source {
         self.one(key, values, wanted, None).await
     }
 
-    /// As [`Source::find`], from the primary: it has the change that asks.
+    /// As [`Source::find`], but from the primary, which certainly has the change that causes this request.
     pub async fn another(
         &self,
         key: &str,
@@ -321,7 +326,7 @@ impl Source {
     ) -> Result<Option<RawDocumentBuf>, StoreError> {
         let patience = self.server.login().patience;
         let collection = self.collection();
-        // An array is no key, though one of its elements may be asked for.
+        // MongoDB also matches an array by its elements, but an array cannot be a key.
         let filter = doc! { key: { "$in": values, "$not": { "$type": "array" } } };
         let one = collection
             .find_one(filter.clone())
@@ -331,14 +336,14 @@ impl Source {
             .find(filter)
             .projection(self.projection(""))
             .optional(from, |find, from| find.selection_criteria(from));
-        // What the server finds besides: other kinds of numbers, and text that is the same to a collation.
+        // The server finds more than that: other types of numbers, and text that a collation considers equal.
         let suits = |document: &RawDocument| codec::key_of_document(key, document).as_deref() == Some(wanted);
         let first = async {
             match one.await? {
                 Some(document) if !suits(&document) => {}
                 found => return Ok(found),
             }
-            // Rarely: a batch of them would be brought.
+            // Done only if necessary, which is rare, because a cursor fetches a whole batch.
             let mut cursor = find.await?;
             while cursor.advance().await? {
                 let document = cursor.current();
@@ -356,8 +361,8 @@ impl Source {
         found.map_err(|e| while_running(class(&e)))
     }
 
-    /// All documents. What is `followed` is read from the primary, and as that has it now: another member, and what a majority has, may lack what was
-    /// written before its stream began, of which the stream tells nothing.
+    /// Reads all documents. A collection that is `followed` is read from the primary, with everything that it has now: another member, or a majority,
+    /// may lack documents that were written before the stream began, and the stream does not report those.
     pub async fn read(&self, followed: bool) -> Result<Cursor<RawDocumentBuf>, Error> {
         let collection = self.collection();
         let mut find = collection.find(doc! {}).projection(self.projection(""));
@@ -371,10 +376,10 @@ impl Source {
             .await
     }
 
-    /// Whether the login may follow it. What else keeps a stream from being opened is told when it is.
+    /// Whether the login may open a change stream. Other obstacles are reported when the stream is opened.
     ///
     /// # Errors
-    /// Where the privilege lacks.
+    /// If the privilege is missing.
     pub async fn may_follow(&self) -> Result<(), StoreError> {
         let database = self.server.login().client.database(&self.database);
         let primary = || SelectionCriteria::from(ReadPreference::Primary);
@@ -388,20 +393,20 @@ impl Source {
                 return if error.label == "forbidden" { Err(error) } else { Ok(()) };
             }
         };
-        // The driver closes a stream that is dropped in a task of its own, which panics when a check ends before it.
+        // Sent as a plain command: the driver would close a dropped stream in a task of its own, which panics if a check ends first.
         let cursor = answer.get_document("cursor").and_then(|cursor| cursor.get_i64("id"));
         if let Ok(id) = cursor
             && id != 0
         {
             let close = doc! { "killCursors": &self.collection, "cursors": [id] };
             let close = database.run_command(close).selection_criteria(primary());
-            // The server closes it by itself in the end.
+            // If this fails, the server closes the cursor by itself in the end.
             let _ = within(self.silence, close).await;
         }
         Ok(())
     }
 
-    /// What changes from now on, or from where `after` was; from the primary, which no other member is ahead of.
+    /// Opens a change stream that starts now, or at the position of `after`. It comes from the primary, because no other member is ahead of that.
     pub async fn watch(&self, after: Option<ResumeToken>) -> Result<ChangeStream<Change>, Error> {
         let mut kept = self.projection("fullDocument.");
         kept.extend(doc! { "operationType": 1, "documentKey": 1, "clusterTime": 1, "fullDocument._id": 1 });
@@ -415,12 +420,12 @@ impl Source {
     }
 }
 
-/// Whether the login is not taken, or has not the privilege.
+/// Whether the login was refused, or lacks the privilege.
 pub(crate) fn is_refused(error: &StoreError) -> bool {
     matches!(error.label, "auth" | "forbidden")
 }
 
-/// MongoDB's number of an error, where the server sent it.
+/// MongoDB's error code, if the server sent one.
 fn code(error: &Error) -> Option<i32> {
     match &*error.kind {
         ErrorKind::Command(command) => Some(command.code),
@@ -434,24 +439,24 @@ pub fn has_no_change_streams(error: &Error) -> bool {
         || matches!(&*error.kind, ErrorKind::IncompatibleServer { .. })
 }
 
-/// Whether a stream cannot be resumed and the collection is to be read again: history lost (286), a token that the server does not
-/// take (260), a cursor that is gone for good (280).
+/// Whether a stream cannot be resumed, so that the collection has to be read again: lost history (286), a token that the server rejects (260), a
+/// cursor that is gone for good (280).
 pub fn cannot_resume(error: &Error) -> bool {
     matches!(code(error), Some(286 | 260 | 280)) || matches!(&*error.kind, ErrorKind::MissingResumeToken)
 }
 
-/// Whether an answer did not come within our own limit. The driver and the system have limits of theirs, for connections, with no words in their error.
+/// Whether our own time limit was exceeded. The driver and the system have limits of their own for connections; their errors contain no message.
 pub fn is_late(error: &Error) -> bool {
     matches!(&*error.kind, ErrorKind::Io(io) if io.kind() == std::io::ErrorKind::TimedOut && io.get_ref().is_some())
 }
 
-/// Whether the server has answered with an error that does not call a stream resumable: at the same place the answer may be the same for ever, as where a
-/// change is larger than a message may be.
+/// Whether the server answered with an error that it does not label as resumable. At the same position it may answer the same forever, for example if
+/// a change exceeds the maximum message size.
 pub fn is_told(error: &Error) -> bool {
     code(error).is_some() && !error.contains_label(RESUMABLE_CHANGE_STREAM_ERROR)
 }
 
-/// What an error means: wrong credentials and options are fatal, what the server refuses permanent, the rest may pass.
+/// Classifies an error: wrong credentials and options are fatal, requests that the server rejects are permanent, the rest is transient.
 pub fn class(error: &Error) -> StoreError {
     let (class, label) = match &*error.kind {
         ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } => (Class::Fatal, "auth"),
@@ -476,7 +481,7 @@ pub fn class(error: &Error) -> StoreError {
     StoreError::new(class, label, message)
 }
 
-/// Why a connection string is not taken. The driver quotes what it cannot read, and that may be a part of the password.
+/// The error for an invalid connection string. The driver's message quotes the part that it cannot read, which may belong to the password.
 fn unreadable(error: &Error) -> StoreError {
     match &*error.kind {
         ErrorKind::InvalidArgument { .. } => StoreError::fatal(
@@ -488,8 +493,8 @@ fn unreadable(error: &Error) -> StoreError {
     }
 }
 
-/// What an error means for a server that has answered before. The login was taken at the start, and had its privileges: what is refused now is being
-/// rotated, here first, or there.
+/// Classifies an error of a server that has answered before. At the start, the login was accepted and had its privileges. So a refusal now is
+/// transient: the login is being rotated, and has changed on one side first.
 fn while_running(error: StoreError) -> StoreError {
     let class = if is_refused(&error) {
         Class::Transient

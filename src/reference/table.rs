@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 const SHARDS: usize = 16;
-/// Before key and content: the generation, the flags, the length of the key.
+/// Bytes before key and content: the generation, the flags, the length of the key.
 const HEAD: usize = 7;
 
-/// Generation, flags (whether the content is an error, and above that the kind), length of the key, key, content.
+/// Generation, flags (bit 0: the content is an error; the bits above: the kind), length of the key, key, content.
 struct Entry(Box<[u8]>);
 
 impl Entry {
@@ -54,7 +54,7 @@ impl Entry {
     }
 }
 
-// An entry is its key to the set.
+// The set compares entries by their keys only.
 impl Borrow<[u8]> for Entry {
     fn borrow(&self) -> &[u8] {
         self.parts().0
@@ -75,15 +75,15 @@ impl PartialEq for Entry {
 
 impl Eq for Entry {}
 
-/// See the module's page.
+/// See the module's documentation.
 pub struct Table {
     hasher: RandomState,
     shards: Box<[RwLock<HashSet<Entry>>]>,
     entries: AtomicU64,
     bad: AtomicU64,
-    /// Of entries; tables are counted when asked.
+    /// Bytes of entries; those of the hash tables are computed by [`Table::bytes`].
     content_bytes: AtomicU64,
-    /// The generation that was put or marked last, and how many entries have it.
+    /// The generation that was last put or marked, and how many entries have it (`met`).
     newest: AtomicU16,
     met: AtomicU64,
 }
@@ -113,7 +113,7 @@ impl Table {
         &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
     }
 
-    /// What `read` makes of the content of `key`: its bytes, or the error that stands in its place.
+    /// Calls `read` with the content of `key`: its bytes, or the error stored in their place.
     pub fn get<R>(&self, key: &[u8], read: impl FnOnce(Result<&[u8], &str>) -> R) -> Option<R> {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         let entry = shard.get(key)?;
@@ -125,12 +125,12 @@ impl Table {
         }))
     }
 
-    /// Puts a document, or the reason why it cannot be used.
+    /// Stores a document, or the reason why it cannot be used.
     pub fn put(&self, generation: u16, key: &[u8], content: Result<&[u8], &str>) {
         self.put_as(0, generation, key, content);
     }
 
-    /// As [`Table::put`], and remembers a `kind` below 128 with it.
+    /// As [`Table::put`], and stores a `kind` below 128 with it.
     pub fn put_as(&self, kind: u8, generation: u16, key: &[u8], content: Result<&[u8], &str>) {
         let (bad, bytes) = match content {
             Ok(bytes) => (false, bytes),
@@ -139,7 +139,7 @@ impl Table {
         self.replace(key, Entry::new(generation, (kind << 1) | u8::from(bad), key, bytes));
     }
 
-    /// Gives an entry that is held this generation, and changes nothing else of it.
+    /// Sets the generation of an entry, if it is held, and changes nothing else.
     pub fn mark(&self, generation: u16, key: &[u8]) {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         let marked = shard.get(key).map(|entry| {
@@ -176,14 +176,14 @@ impl Table {
         self.forget(old);
     }
 
-    /// Removes what does not have this generation.
+    /// Removes the entries of all other generations.
     pub fn sweep(&self, generation: u16) {
         for shard in &self.shards {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
             for old in shard.extract_if(|entry| entry.generation() != generation) {
                 self.forget(Some(old));
             }
-            // A table that would do with half of its places gives the others back.
+            // A table that is less than half full is shrunk, to release its memory.
             if shard.capacity() > 2 * shard.len() {
                 shard.shrink_to_fit();
             }
@@ -212,7 +212,7 @@ impl Table {
         shard.get(key).map(Entry::kind)
     }
 
-    /// Entries of other generations than this one, which is the last that was put or marked, or has not met any yet.
+    /// Number of entries of other generations. This one has to be the last that was put or marked, or one that has met no entry yet.
     pub fn older(&self, generation: u16) -> u64 {
         let met = if self.newest.load(Ordering::Relaxed) == generation {
             self.met.load(Ordering::Relaxed)
@@ -227,16 +227,16 @@ impl Table {
         self.entries.load(Ordering::Relaxed)
     }
 
-    /// Documents held that cannot be used, because a field is not of its type.
+    /// Documents held that cannot be used, because a field has the wrong type.
     pub fn bad(&self) -> u64 {
         self.bad.load(Ordering::Relaxed)
     }
 
-    /// Bytes held, tables included.
+    /// Bytes held, including the hash tables.
     pub fn bytes(&self) -> u64 {
         let tables = self.shards.iter().map(|shard| {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            // A power of two of places, at most 7/8 of them full, and a control byte for each.
+            // A hash table has a power of two of places, at most 7/8 of them full, and a control byte for each.
             let places = match shard.capacity() {
                 0 => 0,
                 capacity => (capacity * 8 / 7).next_power_of_two().max(4),

@@ -83,7 +83,8 @@ fn the_end_of_an_object_id_or_a_uuid_is_not_that_of_its_text_or_of_other_bytes()
     ] {
         let ids = [Bson::try_from(other).unwrap(), Bson::String(text.clone())];
         let [first, second] = ids.map(|id| doc! { "_id": id, "code": "a", "name": "Ada" });
-        // What is held is of the text, then of the other; the end of what is held lets the primary be asked.
+        // At first, the document held has the text as its `_id`; then, the other value. Only the removal of the
+        // document held returns the key, for which the primary is then asked.
         let partners = reference("_id");
         let key = codec::key_of_value(&Value::String(text.as_str().into()));
         assert!(put(&partners, &first) && put(&partners, &second));
@@ -94,13 +95,13 @@ fn the_end_of_an_object_id_or_a_uuid_is_not_that_of_its_text_or_of_other_bytes()
         assert_eq!(name(&partners, &text), named("Ada"), "until none is found");
         partners.is_free(&key.unwrap());
         assert_eq!((name(&partners, &text), partners.entries()), (None, 0));
-        // Alone it goes at once, and so does what was alone in the last reading.
+        // A document that is alone with its key, at least since the last read, is removed at once.
         assert!(put(&partners, &first) && put(&partners, &second));
         partners.put(1, &RawDocumentBuf::try_from(&second).unwrap(), true);
         partners.sweep(1);
         assert_eq!(partners.remove(RawBsonRef::String(&text)), None);
         assert_eq!(partners.entries(), 0);
-        // The same by another key.
+        // The same with another key field.
         let partners = reference("code");
         assert!(put(&partners, &first) && put(&partners, &second));
         assert_eq!(partners.remove(other), None);
@@ -125,7 +126,7 @@ fn a_key_that_is_left_is_given_where_another_document_may_have_it() {
     assert_eq!(moved, key("a"));
     assert!(name(&partners, "a").is_some() && !partners.is_taken(&key("a").unwrap()));
     change(doc! { "_id": 1, "code": "a", "name": "Old" });
-    // A third one may be there.
+    // A third document may have the key.
     assert_eq!(partners.remove(RawBsonRef::Int32(1)), key("a"));
     partners.is_free(&key("a").unwrap());
     assert_eq!(name(&partners, "a"), None);
@@ -153,7 +154,7 @@ fn a_key_that_was_left_amid_a_reading_is_found_out_when_it_is_over() {
     read(3, &[(2, "a"), (1, "a")]);
     assert_eq!(read(4, &[(2, "b"), (1, "c")]), std::slice::from_ref(&a));
     assert!(!partners.is_orphaned(&a) && name(&partners, "a").is_none());
-    // The first is inserted again while they are read.
+    // The first document is inserted again during the read.
     assert_eq!(read(5, &[(2, "a"), (1, "a"), (1, "d")]), std::slice::from_ref(&a));
     assert!(partners.is_orphaned(&a) && name(&partners, "a").is_some());
 }
@@ -176,7 +177,8 @@ fn a_key_that_passes_to_another_document_is_found_all_through_a_reading() {
     assert_eq!((name(&partners, "a"), name(&partners, "b")), (named("2"), named("2")));
     partners.sweep(2);
     assert_eq!((name(&partners, "b"), partners.entries()), (None, 2));
-    // The first is read twice, for it is inserted again meanwhile: no sweep would remove what it had in this reading.
+    // The first document is inserted again during the read, and so is read twice. No sweep would remove its first
+    // entry, which belongs to this read.
     read(3, 1, "c");
     read(3, 1, "d");
     partners.sweep(3);
@@ -195,7 +197,7 @@ fn where_there_is_no_room_a_reading_finds_out_what_is_gone() {
     }
     partners.sweep(1);
     assert_eq!((partners.older(1), partners.older(2)), (0, 9));
-    // The first has another key, and the second another identity; the fourth is new.
+    // The first document now has another key, and the second another `_id`; the fourth is new.
     for (id, code) in [(1, "d"), (5, "b"), (3, "c"), (4, "e")] {
         partners.mark(2, &document(id, code));
     }

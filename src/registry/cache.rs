@@ -29,10 +29,11 @@ use super::recent::Recent;
 use super::{Fetched, RegistryStats};
 use crate::retry::Class;
 
-/// Most failures kept at once.
+/// Maximum number of failures cached at once.
 const FAILURES: usize = 10_000;
 
-/// Ids kept as unknown, or as referring to what is not there, with which one more is asked for patiently: a flood of them is not waited for.
+/// A new id is requested patiently only while fewer ids than this are cached as unknown, or as referring to a missing schema. A flood of them is not
+/// waited for.
 const FEW: usize = 3;
 
 type Answer = Result<Arc<Fetched>, RegistryError>;
@@ -49,7 +50,7 @@ struct Slots {
     others: HashMap<u32, Slot>,
 }
 
-/// The cache. It is shared by `Arc`, since a request outlives a caller that gives up.
+/// The cache. It is shared by `Arc`, because a request outlives a caller that gives up.
 pub(super) struct Cache {
     slots: RwLock<Slots>,
     unknown_ttl: Duration,
@@ -67,13 +68,13 @@ impl Cache {
         })
     }
 
-    /// What is known about `id` without asking.
+    /// The schema of `id`, if it is cached.
     pub(super) fn known(&self, id: u32) -> Option<Arc<Fetched>> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         slots.known.get(id).cloned()
     }
 
-    /// The schema of `id`; `fetch` makes the request where one is needed, and may take its time where it is told to be patient.
+    /// The schema of `id`. `fetch` makes the request if one is needed; its argument says whether it may be patient.
     pub(super) async fn get<F, R>(self: &Arc<Self>, id: u32, fetch: F) -> Answer
     where
         F: FnOnce(bool) -> R,
@@ -109,7 +110,7 @@ impl Cache {
         request.await
     }
 
-    /// Puts in a schema that was learnt otherwise, for instance from the versions of a subject.
+    /// Inserts a schema that was fetched in another way, for instance as a version of a subject.
     pub(super) fn insert(&self, fetched: Arc<Fetched>) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         self.hold(&mut slots, fetched);
@@ -117,7 +118,7 @@ impl Cache {
 
     fn keep(&self, id: u32, answer: Result<Fetched, RegistryError>) -> Answer {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        // It may have been learnt otherwise in the meantime.
+        // It may have been inserted in the meantime.
         if let Some(fetched) = slots.known.get(id).cloned() {
             return Ok(fetched);
         }
@@ -153,7 +154,7 @@ impl Cache {
     }
 }
 
-/// A schema that is not Avro fails too, and says nothing of how many ids nobody knows.
+/// Whether fewer than [`FEW`] ids are cached as unknown. A schema that is not Avro is a failure too, but not an unknown id.
 fn few_unknown(slots: &HashMap<u32, Slot>, now: Instant) -> bool {
     let unknown = slots
         .values()
@@ -161,7 +162,7 @@ fn few_unknown(slots: &HashMap<u32, Slot>, now: Instant) -> bool {
     unknown.take(FEW).count() < FEW
 }
 
-/// Forgets failures whose time is over when there are too many, and all of them when that is not enough.
+/// If too many failures are cached, forgets those that have expired; if that is not enough, all of them.
 fn make_room(slots: &mut HashMap<u32, Slot>, now: Instant) {
     let failures = |slots: &HashMap<u32, Slot>| slots.values().filter(|s| matches!(s, Slot::Failed { .. })).count();
     if slots.len() < FAILURES || failures(slots) < FAILURES {
@@ -198,7 +199,7 @@ mod tests {
         }
     }
 
-    /// An answer that is given when all tasks have come to a stop.
+    /// Gives the answer once all other tasks are waiting.
     async fn later(answer: Result<Fetched, RegistryError>) -> Result<Fetched, RegistryError> {
         for _ in 0..10 {
             tokio::task::yield_now().await;

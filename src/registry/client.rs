@@ -16,7 +16,7 @@ use super::error::RegistryError;
 use super::transport::{Answer, LARGEST, Problem, Transport, shown};
 use super::{Fetched, RegistryOptions, RegistryStats};
 
-/// Most references of one schema, those of its references included.
+/// Maximum number of references of one schema, including those of its references.
 const REFERENCES: usize = 256;
 
 const UNKNOWN_SUBJECT: u32 = 40401;
@@ -27,7 +27,7 @@ pub(super) struct Client {
     transport: Transport,
 }
 
-/// A schema in an answer, as far as it is used. Answers by id lack `id`; one without a type is Avro.
+/// The parts of a schema in an answer that are used here. Answers by id lack `id`; a schema without a type is Avro.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Schema {
@@ -40,7 +40,7 @@ struct Schema {
 
 #[derive(Deserialize)]
 struct Reference {
-    /// The type's name in the schema that refers; not every registry tells it.
+    /// The type's name in the referring schema; not every registry sends it.
     #[serde(default)]
     name: String,
     subject: String,
@@ -48,7 +48,7 @@ struct Reference {
 }
 
 impl Schema {
-    /// What it takes, in bytes: its text, and what it tells of those that it refers to.
+    /// Its size in bytes: its text and its list of references.
     fn size(&self) -> usize {
         let references = self.references.iter().flatten();
         let told = references.map(|of| size_of::<Reference>() + of.name.len() + of.subject.len());
@@ -56,17 +56,17 @@ impl Schema {
     }
 }
 
-/// References that were met, by the names and by the places that they have in the registry.
+/// The references met so far, by name, and by subject and version.
 #[derive(Default)]
 struct Seen {
     names: HashSet<String>,
     places: HashSet<(String, i32)>,
-    /// What the schema takes with all of them, in bytes.
+    /// Size of the schema with all of them, in bytes.
     bytes: usize,
 }
 
 impl Seen {
-    /// Counts an answer, all of which are held until the last has come: together they may have as much as one that stands alone.
+    /// Adds the size of an answer. All answers are held until the last one has come, so together they may be only as large as a single one.
     fn count(&mut self, name: &str, schema: &Schema) -> Result<(), RegistryError> {
         self.bytes += schema.size();
         if self.bytes <= LARGEST {
@@ -92,10 +92,10 @@ struct Id {
 /// Whether a schema could become a subject's next version.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Compatibility {
-    /// By the rule configured for the subject.
+    /// Whether it could, by the rule configured for the subject.
     #[serde(rename = "is_compatible")]
     pub compatible: bool,
-    /// Why not, in the registry's words; not every registry says.
+    /// Why not, in the registry's words; not every registry gives reasons.
     #[serde(default)]
     pub messages: Vec<String>,
 }
@@ -107,7 +107,7 @@ impl Client {
         })
     }
 
-    /// Takes the place of another.
+    /// Takes over the OAuth token of the client that this one replaces, if it is valid here too.
     pub(super) fn succeed(&mut self, old: &Client) {
         self.transport.succeed(&old.transport);
     }
@@ -119,7 +119,7 @@ impl Client {
             .await?;
         match answer {
             Ok(schema) => self.resolved(id, &format!("id {id}"), schema, true).await,
-            // Apicurio has an id for each subject where it is set to its older kind, and then calls the subject unknown.
+            // Apicurio, if configured for its older kind of ids, has one for each subject, and then calls the subject unknown.
             Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION | UNKNOWN_SCHEMA)) => {
                 Err(RegistryError::Unknown { id })
             }
@@ -179,7 +179,7 @@ impl Client {
         let latest = ["compatibility", "subjects", subject, "versions", "latest"];
         let verbose = [("verbose", "true")];
         let mut answer = self.submit::<Compatibility>(&versions, &verbose, schema, false).await;
-        // Karapace and Redpanda compare with a single version only, and have nothing under that path.
+        // Karapace and Redpanda compare with a single version only, and do not know that path.
         let absent = match &answer {
             Ok(Err(problem)) => problem.code == Some(404),
             Ok(Ok(_)) => false,
@@ -205,14 +205,14 @@ impl Client {
         schema: &str,
         by_all: bool,
     ) -> Result<Answer<T>, RegistryError> {
-        // A struct of one string always has a JSON form.
+        // A struct of one string can always be serialized.
         let body = serde_json::to_vec(&Submitted { schema }).unwrap_or_default();
         self.transport
             .ask::<T>(Method::POST, path, query, Some(body), by_all)
             .await
     }
 
-    /// A version as it is stored. What was deleted is still there for those that refer to it, if `deleted`.
+    /// A version as it is stored. With `deleted`, also one that was deleted: other schemas may still refer to it.
     async fn stored(
         &self,
         subject: &str,
@@ -232,7 +232,7 @@ impl Client {
         }
     }
 
-    /// The schema with all that it refers to; each address has to say of a reference that it is not there, if `by_all`.
+    /// The schema with all its references. With `by_all`, a reference is missing only if every address says so.
     async fn resolved(&self, id: u32, name: &str, schema: Schema, by_all: bool) -> Result<Fetched, RegistryError> {
         avro_only(name, &schema)?;
         let (mut seen, mut references) = (Seen::default(), Vec::new());
@@ -249,8 +249,8 @@ impl Client {
         })
     }
 
-    /// Appends what `reference` needs, and then itself. What was seen already is not asked again, so a circle ends. Where two schemas refer to one
-    /// name in two versions, the one that is met first stands for both, as in the registry and in its Java clients.
+    /// Appends the schemas that `reference` needs, and then its own. What was met already is not requested again, so a cycle ends. If two schemas
+    /// refer to one name in two versions, the version met first is used for both, as in the registry and in its Java clients.
     fn collect<'a>(
         &'a self,
         name: &'a str,
@@ -304,7 +304,7 @@ fn avro_only(name: &str, schema: &Schema) -> Result<(), RegistryError> {
     }
 }
 
-/// 409 with a code is incompatible; 422 (400 in some registries) with one is invalid. Without a code it may be a proxy's.
+/// 409 with an error code means incompatible; 422 (400 in some registries) with one means invalid. Without a code, the answer may be a proxy's.
 fn not_taken(subject: &str, problem: Problem) -> RegistryError {
     match (problem.status, problem.code) {
         (400 | 409 | 422, Some(_)) => RegistryError::Rejected {

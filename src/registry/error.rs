@@ -6,10 +6,10 @@
 
 use crate::retry::Class;
 
-/// An error of the registry. It can be shared by all who waited for one answer.
+/// An error of the registry. It can be cloned, so that all callers that waited for one answer share it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
-    /// No answer: refused, broken off, timed out, or TLS failed.
+    /// No answer: the connection was refused or broken, timed out, or TLS failed.
     #[error("schema registry {url} gives no answer: {reason}")]
     Unreachable {
         /// Its address, without a login.
@@ -24,7 +24,7 @@ pub enum RegistryError {
         url: String,
         /// HTTP status.
         status: u16,
-        /// The beginning of what it says.
+        /// The beginning of its message.
         message: String,
     },
     /// The request was dropped before its answer came.
@@ -33,12 +33,12 @@ pub enum RegistryError {
         /// The id.
         id: u32,
     },
-    /// There is no token to show to the registry.
+    /// There is no OAuth token to send to the registry.
     #[error("token endpoint {endpoint} of the schema registry {reason}")]
     Token {
         /// Its address.
         endpoint: String,
-        /// What it answers, or why it does not.
+        /// What it answers, or why there is no answer.
         reason: String,
     },
     /// The registry does not know this id.
@@ -52,10 +52,10 @@ pub enum RegistryError {
     Unsupported {
         /// Its id, or subject and version.
         name: String,
-        /// `JSON`, `PROTOBUF`, or what else the registry says.
+        /// `JSON`, `PROTOBUF`, or another type that the registry names.
         kind: String,
     },
-    /// A reference leads nowhere.
+    /// A reference to a version that the registry does not have.
     #[error("schema {name}: it refers to {subject} version {version}, which the registry does not have")]
     NoReference {
         /// The schema that refers.
@@ -73,20 +73,20 @@ pub enum RegistryError {
         /// What is wrong.
         reason: String,
     },
-    /// A schema, or what else was asked for, that is longer than is read.
+    /// A schema or another answer that is larger than the limit.
     #[error("schema registry {url} answers with more than {limit} bytes")]
     TooLarge {
         /// Its address, without a login.
         url: String,
-        /// Bytes.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The registry does not take the schema: invalid, or incompatible with earlier versions.
+    /// The registry rejects the schema: invalid, or incompatible with earlier versions.
     #[error("the registry does not take the schema for {subject}: {message}")]
     Rejected {
         /// The subject.
         subject: String,
-        /// What it says.
+        /// The registry's message.
         message: String,
     },
     /// An option cannot be used: an address, a certificate, a key.
@@ -95,12 +95,12 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
-    /// Whether it may be the word of a follower that has not read yet of what was registered a moment ago.
+    /// Whether the answer may come from a follower that has not yet read a schema registered a moment ago.
     pub(super) fn may_lag(&self) -> bool {
         matches!(self, Self::Unknown { .. } | Self::NoReference { .. })
     }
 
-    /// Whether it may pass by itself.
+    /// Whether it is transient, permanent or fatal.
     pub fn class(&self) -> Class {
         match self {
             Self::Unreachable { .. } | Self::Refused { .. } | Self::Interrupted { .. } | Self::Token { .. } => {

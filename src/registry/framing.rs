@@ -9,7 +9,7 @@ pub const MAGIC: u8 = 0;
 /// Bytes before the datum.
 pub const HEADER: usize = 5;
 
-/// Why a value is not a framed datum. Each is permanent: the bytes will never be better.
+/// Why a value is not a framed datum. Each error is permanent, because the bytes never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     /// Shorter than the header.

@@ -12,7 +12,7 @@ use reqwest::{Certificate, Identity, Url, redirect};
 use super::error::RegistryError;
 use crate::certificates::PemFiles;
 
-/// A client, and whether it shows no certificate.
+/// A client, and whether it presents no certificate.
 pub(super) struct Http {
     pub(super) client: reqwest::Client,
     anonymous: bool,
@@ -20,14 +20,14 @@ pub(super) struct Http {
 
 /// Why there is no answer.
 pub(super) enum NoAnswer {
-    /// Refused, broken off, timed out, or TLS failed: in words.
+    /// The connection was refused or broken, timed out, or TLS failed; in words.
     Unreachable(String),
-    /// Longer than was to be read, with this status.
+    /// The answer, with this status, is larger than the limit.
     TooLarge(u16),
 }
 
 impl Http {
-    /// A client for this address and no other.
+    /// A client for this address only, because the proxy depends on it.
     pub(super) fn new(
         files: &PemFiles,
         timeout: Duration,
@@ -44,7 +44,7 @@ impl Http {
         if let Some(path) = &files.ca {
             let authorities = Certificate::from_pem_bundle(&read(path)?)
                 .map_err(|e| bad(format!("no certificates in {}: {e}", path.display())))?;
-            // As of a file that is being written: with it nobody would be trusted.
+            // The file may be in the middle of being written. With no certificates, no server would be trusted.
             if authorities.is_empty() {
                 return Err(bad(format!("no certificates in {}", path.display())));
             }
@@ -62,17 +62,17 @@ impl Http {
         Ok(Self { client, anonymous })
     }
 
-    /// Status and body of what `url` answers to `request`.
+    /// Sends `request` to `url`, and returns status and body of the answer.
     pub(super) async fn answer(
         &self,
         request: reqwest::RequestBuilder,
         url: &Url,
         largest: usize,
     ) -> Result<(u16, Vec<u8>), NoAnswer> {
-        // reqwest's error names the address as it was asked; the caller names the one without a login and path.
+        // reqwest's error would name the full address; the caller names it without login and path.
         let unreachable = |error: reqwest::Error| {
             let mut reason = causes(&error.without_url());
-            // The alerts for it differ by version, and one that comes after the handshake can be lost with the connection.
+            // The alerts for a missing certificate differ by TLS version, and one sent after the handshake can be lost with the connection.
             let alert = reason.contains(" alert ") || reason.contains("unexpected EOF");
             if self.anonymous && url.scheme() == "https" && alert {
                 reason.push_str("; perhaps it requires a client certificate (`cert` and `key`)");
@@ -92,7 +92,7 @@ impl Http {
     }
 }
 
-/// An address that can be asked, without a query; `example` shows how one looks. The text is not in the error, for it may hold a password.
+/// Parses an `http` or `https` address; the error shows `example`. It does not show the text, which may contain a password.
 pub(super) fn address(text: &str, example: &str) -> Result<Url, RegistryError> {
     let bad = |reason: String| RegistryError::Options(format!("an address cannot be used: {reason}"));
     let url = Url::parse(text).map_err(|e| bad(format!("{e}; it looks like {example}")))?;
@@ -102,7 +102,7 @@ pub(super) fn address(text: &str, example: &str) -> Result<Url, RegistryError> {
     }
 }
 
-/// The client's certificate and key. Any PEM key is taken; the TLS library below wants PKCS #8.
+/// The client's certificate and key. Any PEM key is accepted and converted, because the TLS library needs PKCS #8.
 fn identity(cert: &Path, key: &Path) -> Result<Identity, RegistryError> {
     let bad = |what: &Path, error: String| RegistryError::Options(format!("cannot use {}: {error}", what.display()));
     let pem = PKey::private_key_from_pem(&read(key)?)
@@ -115,7 +115,7 @@ fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
     std::fs::read(path).map_err(|e| RegistryError::Options(format!("cannot read {}: {e}", path.display())))
 }
 
-/// An error with all that lies beneath it: the last cause is usually the one that helps.
+/// An error with all its causes: the last one is usually the one that helps.
 pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

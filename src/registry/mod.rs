@@ -37,13 +37,13 @@ use crate::avro::{Schema, SchemaError};
 /// Versions of a subject fetched at the same time.
 const AT_ONCE: usize = 8;
 
-/// How often what is not there is asked for again before that is believed, each time after [`LATER`]: whoever answers may
-/// be a follower that has not read yet of a schema that was registered a moment ago. Of an id that is all that it refers to as well.
+/// How many times a "not found" is asked again, [`LATER`] apart, before it is believed: the answer may come from a follower that has not yet read a
+/// schema registered a moment ago. For an id, this includes the schemas that it refers to.
 const AGAIN: usize = 2;
 const LATER: Duration = Duration::from_secs(1);
 
-/// The largest id that a registry gives: Confluent's keeps ids as Java's `int`, and answers a request for a larger one as it does one for a path
-/// that it does not have. That says nothing about the schema, so it would be waited for without end.
+/// The largest id that a registry assigns. Confluent's keeps ids as Java's `int`, and answers a request for a larger one like a request for a path
+/// that does not exist. That answer says nothing about the schema, so a record would wait for it forever.
 const LARGEST_ID: u32 = i32::MAX as u32;
 
 /// Where the registry is and how to log in.
@@ -51,34 +51,34 @@ const LARGEST_ID: u32 = i32::MAX as u32;
 pub struct RegistryOptions {
     /// Base addresses, in the order of preference: `http://registry:8081`, or with a path. All serve the same schemas.
     pub urls: Vec<String>,
-    /// User of basic authentication. A login in an address (`http://user:password@…`) serves where this is absent.
+    /// User of basic authentication. A login in an address (`http://user:password@…`) is used if this is absent.
     pub username: Option<String>,
     /// Its password.
     pub password: Option<String>,
-    /// Token of bearer authentication; wins over the user.
+    /// Token of bearer authentication; takes precedence over the user.
     pub bearer: Option<String>,
-    /// Where bearer tokens come from; wins over all of the above.
+    /// Source of bearer tokens; takes precedence over all of the above.
     pub oauth: Option<OauthOptions>,
-    /// The authorities that vouch for the server, when given no other is trusted; and the client's certificate.
+    /// The CA certificates to trust for the server (if given, no others are trusted), and the client's certificate.
     pub certificates: PemFiles,
-    /// For one request to one address, connecting included.
+    /// Time-out of one request to one address, including the connection.
     pub timeout: Duration,
-    /// How long an unknown id is not asked for again.
+    /// How long an unknown id is cached before it is requested again.
     pub unknown_ttl: Duration,
 }
 
-/// An OAuth 2 authorization server, and what it is asked with: client credentials (RFC 6749, 4.4).
+/// An OAuth 2 authorization server, and the client credentials to use there (RFC 6749, 4.4).
 #[derive(Clone)]
 pub struct OauthOptions {
     /// Address of its token endpoint.
     pub token_endpoint: String,
-    /// The client's name there.
+    /// The client id.
     pub client_id: String,
-    /// And its secret.
+    /// The client secret.
     pub client_secret: String,
-    /// What to ask for, where the server does not know; words with blanks between them.
+    /// The scopes to request, separated by spaces; needed if the server has no default.
     pub scope: Option<String>,
-    /// As of [`RegistryOptions`].
+    /// As in [`RegistryOptions`].
     pub certificates: PemFiles,
 }
 
@@ -111,59 +111,59 @@ impl fmt::Debug for RegistryOptions {
 pub struct Fetched {
     /// The registry's id.
     pub id: u32,
-    /// Its version, where it was asked for as one of a subject.
+    /// Its version, if it was requested as a version of a subject.
     pub version: Option<i32>,
     /// The schema, as JSON text.
     pub schema: String,
-    /// The schemas that it refers to, as JSON texts: each stands after those that it needs itself.
+    /// The schemas that it refers to, as JSON texts: each comes after the schemas that it refers to itself.
     pub references: Vec<String>,
 }
 
 impl Fetched {
-    /// It as a schema, with those that it refers to.
+    /// Parses the schema, with those that it refers to.
     ///
     /// # Errors
-    /// Where one of the texts is none.
+    /// If one of the texts is not a valid schema.
     pub fn parsed(&self) -> Result<Schema, SchemaError> {
         let references: Vec<&str> = self.references.iter().map(String::as_str).collect();
         Schema::parse_with_references(&self.schema, &references)
     }
 
-    /// Its texts, in bytes.
+    /// Size of its texts in bytes.
     fn size(&self) -> usize {
         self.schema.len() + self.references.iter().map(String::len).sum::<usize>()
     }
 }
 
-/// Counts of what was asked and how it ended.
+/// Counts of requests by result, and of cached schemas.
 #[derive(Debug, Default)]
 pub struct RegistryStats {
     /// Requests answered.
     pub ok: AtomicU64,
     /// Requests answered with "not found".
     pub unknown: AtomicU64,
-    /// Requests whose schema the registry does not take: invalid, or incompatible.
+    /// Requests whose schema the registry rejected: invalid, or incompatible.
     pub refused: AtomicU64,
-    /// Requests without an answer, or with one that says nothing about the schema or is not what was asked for.
+    /// Requests without an answer, or with one that says nothing about the schema or is not of the expected form.
     pub failed: AtomicU64,
-    /// Schemas held by id.
+    /// Schemas cached by id.
     pub schemas: AtomicU64,
 }
 
-/// A registry, its cache included. Share it by `Arc`.
+/// A client of the registry, with its cache. Share it by `Arc`.
 pub struct Registry {
     client: RwLock<Arc<Client>>,
-    /// Held from the reading of options until their client serves.
+    /// Held from reading the options until their client is in use.
     reloading: Mutex<()>,
     cache: Arc<Cache>,
     stats: Arc<RegistryStats>,
 }
 
 impl Registry {
-    /// Prepares the client; nothing is asked yet.
+    /// Prepares the client; sends no request yet.
     ///
     /// # Errors
-    /// [`RegistryError::Options`] for an address that is none, and certificates or keys that cannot be read.
+    /// [`RegistryError::Options`] for an invalid address, and for certificates or keys that cannot be read.
     pub fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
         let stats = Arc::<RegistryStats>::default();
         let cache = Cache::new(options.unknown_ttl, Arc::clone(&stats));
@@ -176,16 +176,16 @@ impl Registry {
         })
     }
 
-    /// Takes another login, other certificates or addresses for all requests from now on, as `read` gives them. What is held stays. One reads at a
-    /// time, lest what was read earlier take the place of what was read later.
+    /// Reads the options with `read`, and uses their login, certificates and addresses for all requests from now on. The cache is kept. Only one
+    /// reload runs at a time, so that options read earlier never replace options read later.
     ///
     /// # Errors
-    /// What `read` says, and as [`Registry::new`]; nothing has changed then.
+    /// The error of `read`, and those of [`Registry::new`]; nothing has changed then.
     pub fn reload(&self, read: impl FnOnce() -> Result<RegistryOptions, String>) -> Result<(), String> {
         self.replace(read, |_, _| {})
     }
 
-    /// As [`Registry::reload`]; a token that would be asked for as before serves on, for its endpoint may be away.
+    /// As [`Registry::reload`], but keeps the OAuth token if a new one would be requested in the same way: the token endpoint may be unreachable.
     ///
     /// # Errors
     /// As [`Registry::reload`].
@@ -209,15 +209,15 @@ impl Registry {
         Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The schema of an id, if it is held already.
+    /// The schema of an id, if it is cached.
     pub fn cached(&self, id: u32) -> Option<Arc<Fetched>> {
         self.cache.known(id)
     }
 
-    /// The schema of an id. All who ask for one id at the same time share one request.
+    /// The schema of an id. Concurrent callers with the same id share one request.
     ///
     /// # Errors
-    /// See [`RegistryError::class`]: a transient one is worth asking again, a permanent one is the record's fault.
+    /// See [`RegistryError::class`]: a transient error is worth another request, a permanent one is the record's fault.
     pub async fn schema(&self, id: u32) -> Result<Arc<Fetched>, RegistryError> {
         if id > LARGEST_ID {
             return Err(RegistryError::Unknown { id });
@@ -233,7 +233,7 @@ impl Registry {
             .await
     }
 
-    /// A datum as JSON, by the schema that wrote it; in words, why it cannot be had.
+    /// Decodes a datum to JSON by its writer schema; the error says in words why that is impossible.
     pub(crate) async fn decode(&self, id: u32, datum: &[u8]) -> Result<Json, String> {
         let fetched = self.schema(id).await.map_err(|e| e.to_string())?;
         let schema = fetched.parsed().map_err(|e| e.to_string())?;
@@ -241,10 +241,10 @@ impl Registry {
         Ok(to_json(&value))
     }
 
-    /// All live versions of a subject, oldest first; none for an unknown subject. They are held by id from then on.
+    /// All live versions of a subject, oldest first; none for an unknown subject. They are cached by id as well.
     ///
     /// # Errors
-    /// As [`Registry::schema`]; one version that cannot be had fails the whole.
+    /// As [`Registry::schema`]; one version that cannot be fetched fails the whole call.
     pub async fn versions(&self, subject: &str) -> Result<Vec<Arc<Fetched>>, RegistryError> {
         let client = self.client();
         let versions = client.versions(subject).await?;
@@ -257,13 +257,13 @@ impl Registry {
             .map_ok(|fetched| fetched.map(Arc::new))
             .try_collect()
             .await?;
-        // A version deleted since the list was made is not live.
+        // A version deleted since the list was made is no longer live.
         let live: Vec<_> = fetched.into_iter().flatten().collect();
         live.iter().for_each(|fetched| self.cache.insert(Arc::clone(fetched)));
         Ok(live)
     }
 
-    /// Registers an Avro schema under a subject and returns its id: the old id if it is there already.
+    /// Registers an Avro schema under a subject and returns its id: the existing id if it is registered already.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] if it is invalid or incompatible; else as [`Registry::schema`].
@@ -279,8 +279,8 @@ impl Registry {
         self.client().lookup(subject, schema, false).await
     }
 
-    /// As [`Registry::lookup`], where records are dead letters for it if it is not registered: that is believed as of an unknown id, once
-    /// every address has said so, and, where there is patience, has said so again.
+    /// As [`Registry::lookup`], for a schema whose absence dead-letters records. Therefore "not registered" is believed like an unknown id: only once
+    /// every address has said so and, if `patient`, has said so again.
     ///
     /// # Errors
     /// As [`Registry::register`].
@@ -303,13 +303,13 @@ impl Registry {
         self.client().compatible(subject, schema).await
     }
 
-    /// What was asked so far.
+    /// Counts of the requests so far.
     pub fn stats(&self) -> &Arc<RegistryStats> {
         &self.stats
     }
 }
 
-/// The answer to what `ask` asks, which is asked again where there is patience and it may be that of a follower that `lags`.
+/// The answer of `ask`. If `patient`, calls it up to [`AGAIN`] more times while `lags` says that the answer may come from a lagging follower.
 async fn believed<T, F: Future<Output = T>>(patient: bool, ask: impl Fn() -> F, lags: impl Fn(&T) -> bool) -> T {
     let mut again = if patient { AGAIN } else { 0 };
     loop {
@@ -333,7 +333,7 @@ mod tests {
 
     const UNKNOWN: &[(&str, &str)] = &[("404 Not Found", r#"{"error_code": 40403, "message": "unknown"}"#)];
 
-    /// Gives these answers in turn, and tells the login that came with each request.
+    /// Gives these answers in turn, and sends the `Authorization` line of each request to `told`.
     async fn server(listener: TcpListener, answers: &[(&str, &str)], told: tokio::sync::mpsc::UnboundedSender<String>) {
         let mut answers = answers.iter().cycle();
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -411,7 +411,7 @@ mod tests {
         server.abort();
     }
 
-    /// A registry at a server that gives these answers, and tells who asks.
+    /// A registry client, a server that gives these answers in turn, and a channel with the login of each request.
     async fn answered_by(
         answers: &'static [(&'static str, &'static str)],
     ) -> (
@@ -436,10 +436,10 @@ mod tests {
         server.abort();
     }
 
-    /// Runs in a process of its own, for a proxy comes from the environment.
+    /// Runs in a process of its own, because the proxy comes from the environment.
     #[tokio::test]
     async fn an_address_of_this_host_beside_another_is_asked_without_the_proxy() {
-        // Nobody listens there.
+        // Nothing listens there.
         const PROXY: &str = "http://127.0.0.1:9";
         const NAME: &str = "an_address_of_this_host_beside_another_is_asked_without_the_proxy";
         if std::env::var("http_proxy").as_deref() != Ok(PROXY) {

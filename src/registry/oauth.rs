@@ -21,14 +21,14 @@ use super::http::{Http, NoAnswer, address};
 use super::transport::bearer;
 use super::{OauthOptions, RegistryOptions};
 
-/// Most bytes of an answer.
+/// Maximum size of an answer in bytes.
 const LARGEST: usize = 256 * 1024;
-/// Most characters that are shown of what an answer says.
+/// Maximum number of characters of an answer that an error repeats.
 const SHOWN: usize = 200;
-/// How long before its end a token is renewed, at most: for clocks that differ, and requests that are on their way.
+/// Maximum time before its expiry at which a token is renewed. It allows for clocks that differ and for requests under way.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Where tokens come from, and the one that is held.
+/// The token endpoint, and the current token.
 pub(super) struct Tokens {
     http: Http,
     endpoint: Url,
@@ -44,7 +44,7 @@ struct State {
 
 struct Held {
     header: HeaderValue,
-    /// When to fetch the next one, and when this one ends; absent where the server does not say.
+    /// When to fetch the next one, and when this one expires; absent if the server does not say.
     times: Option<(Instant, Instant)>,
 }
 
@@ -83,7 +83,8 @@ impl Tokens {
         })
     }
 
-    /// Takes the place of another: its token serves on where it would be asked for as before, whatever the certificates, for the endpoint may be away.
+    /// Takes over the token of the instance that this one replaces, if endpoint, client id, secret and scope are the same: the endpoint may be
+    /// unreachable. The certificates may differ.
     pub(super) fn succeed(&mut self, old: &Tokens) {
         let (new, before) = (&self.options, &old.options);
         if self.endpoint == old.endpoint
@@ -95,8 +96,8 @@ impl Tokens {
         }
     }
 
-    /// The `Authorization` for a request to the registry: of the token that is held, or of a new one. `refused` is not given again, unless the
-    /// server grants it anew. It stays until there is another: one address of several that refuses it says nothing of the others.
+    /// The `Authorization` header for a request to the registry, with the current token or a new one. A `refused` token is not returned again, unless
+    /// the server grants the same one once more. It is kept until there is another one, because other addresses may still accept it.
     pub(super) async fn authorization(&self, refused: Option<&HeaderValue>) -> Result<HeaderValue, RegistryError> {
         self.at(Instant::now(), refused).await
     }
@@ -110,7 +111,7 @@ impl Tokens {
             return Ok(held.header.clone());
         }
         let answer = match &state.failed {
-            // It failed while this one waited for it.
+            // The request failed while this caller waited for it.
             Some((at, error)) if *at >= now => Err(error.clone()),
             _ => self.fetch(now).await,
         };
@@ -159,7 +160,7 @@ impl Tokens {
         if status != 200 {
             return Err(self.failure(refusal(status, &body)));
         }
-        // What serde says of a wrong answer may quote it.
+        // serde's error is dropped, because it may quote the answer.
         let granted: Granted = serde_json::from_slice(&body)
             .map_err(|_| self.failure("answers with something that has no `access_token`".into()))?;
         if !granted.token_type.eq_ignore_ascii_case("bearer") {
@@ -182,7 +183,7 @@ impl Tokens {
     }
 }
 
-/// When a token is renewed, and when it ends, if it was asked for at `began`.
+/// When to renew a token that was requested at `began`, and when it expires.
 fn times(began: Instant, expires_in: &serde_json::Value) -> Option<(Instant, Instant)> {
     let seconds = expires_in
         .as_u64()
@@ -192,7 +193,7 @@ fn times(began: Instant, expires_in: &serde_json::Value) -> Option<(Instant, Ins
     Some((end - MARGIN.min(life / 5), end))
 }
 
-/// What a refusal says, and which key it is about.
+/// Describes a refusal, and names the configuration key that it is about.
 fn refusal(status: u16, body: &[u8]) -> String {
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
     let said = match (problem.error.as_str(), problem.error_description.as_str()) {

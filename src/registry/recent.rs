@@ -5,10 +5,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes that what is held may weigh.
+/// Maximum total weight of the entries, in bytes.
 const MOST: usize = 64 << 20;
 
-/// Bytes that an entry takes beside what it says that it weighs.
+/// Overhead of an entry in bytes, added to the weight given for it.
 const EACH: usize = 512;
 
 /// Values by schema id.
@@ -16,7 +16,7 @@ const EACH: usize = 512;
 pub(crate) struct Recent<V> {
     entries: HashMap<u32, Entry<V>>,
     weight: usize,
-    /// Counts the uses, of which each entry notes its last.
+    /// Counts the uses; each entry records the number of its last use.
     uses: AtomicU64,
 }
 
@@ -54,7 +54,7 @@ impl<V> Recent<V> {
         }
     }
 
-    /// Puts in a value of so many bytes. It stays in any case until the next comes: who waited for it asks for it now.
+    /// Inserts a value of `weight` bytes. Even if it is too heavy it stays until the next insertion, because whoever waited for it reads it now.
     pub fn insert(&mut self, id: u32, value: V, weight: usize) {
         self.remove(id);
         let weight = weight + EACH;
@@ -70,7 +70,7 @@ impl<V> Recent<V> {
         self.uses.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Forgets a quarter, lest each that comes look through all.
+    /// Evicts down to three quarters of the limit, so that not every insertion has to search all entries.
     fn make_room(&mut self) {
         let used = |(id, entry): (&u32, &Entry<V>)| (entry.used.load(Ordering::Relaxed), *id);
         let mut oldest: Vec<(u64, u32)> = self.entries.iter().map(used).collect();

@@ -23,17 +23,17 @@ use super::oauth::Tokens;
 use super::{RegistryOptions, RegistryStats};
 use crate::retry::Class;
 
-/// Most bytes of an answer, and of all answers of which one schema is made.
+/// Maximum size in bytes of one answer, and of all answers that make up one schema.
 pub(super) const LARGEST: usize = 16 * 1024 * 1024;
 
-/// Most characters of an answer that an error repeats: enough for what a registry finds wrong with a schema, and not for the schema.
+/// Maximum number of characters of an answer that an error repeats: enough for the registry's complaint about a schema, but not for the schema.
 const SHOWN: usize = 1000;
 
-/// Confluent's code of a registry, or a subject, that takes no new schema for the time being: its mode is READONLY or IMPORT.
+/// Confluent's error code of a registry or a subject that accepts no new schema for now, because its mode is READONLY or IMPORT.
 const NOT_PERMITTED: u32 = 42205;
 
-/// What Apicurio gives for a code where Confluent's has none: it is read-only, has no room, or has met another writer. None of that is about the
-/// schema. Some of its versions answer an incompatible schema with it too: whether it is that has to be asked.
+/// The error code that Apicurio sends where Confluent's registry has none: it is read-only, has no room, or met another writer. None of that is about
+/// the schema. Some of its versions also answer an incompatible schema with it; whether it is incompatible has to be asked separately.
 const NO_CODE: u32 = 0;
 
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
@@ -41,13 +41,13 @@ const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 pub(super) struct Transport {
     addresses: Vec<Address>,
     preferred: AtomicUsize,
-    /// Where the authorization comes from, in place of the addresses' logins.
+    /// Source of OAuth tokens, which replace the logins of the addresses.
     tokens: Option<Tokens>,
     stats: Arc<RegistryStats>,
 }
 
 struct Address {
-    /// Its own, for what listens here is not asked through a proxy, and others may have to be.
+    /// A client of its own, because an address of this host is asked directly, and others may need a proxy.
     http: Http,
     base: Url,
     login: Login,
@@ -60,21 +60,21 @@ enum Login {
     Bearer(HeaderValue),
 }
 
-/// An error that a registry gave about what it was asked.
+/// An error that the registry itself answered about the request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) status: u16,
-    /// Confluent's code of it.
+    /// Confluent's error code.
     pub(super) code: Option<u32>,
     /// The registry's message, or the beginning of the body.
     pub(super) message: String,
     url: String,
 }
 
-/// What a registry answered once it had considered what it was asked.
+/// The answer of a registry that has considered the request.
 pub(super) type Answer<T> = Result<T, Problem>;
 
-/// A problem in Confluent's form.
+/// An error in Confluent's format.
 #[derive(Deserialize)]
 struct Told {
     error_code: u32,
@@ -92,21 +92,22 @@ impl From<Problem> for RegistryError {
     }
 }
 
-/// Of an answer's own words what an error repeats. It may be kept with others, and an answer is longer than they may be together.
+/// The part of an answer's text that an error repeats. Many errors may be cached, so each has to be much shorter than an answer may be.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-/// Reads an answer. The registry has considered what it was asked where it succeeded, with what was asked for, or gave one of its own codes for a
-/// 4xx that is about the schema. All else (overload, login, a mode without writing, a proxy's page or JSON) may be answered otherwise by another address or later.
+/// Reads an answer. The registry has considered the request if it succeeded with the expected content, or if it answered a 4xx that is about the
+/// schema with one of its own error codes (409 also without one). Anything else (overload, login, a read-only mode, a proxy's page or JSON) may be
+/// answered differently by another address or later.
 ///
 /// # Errors
-/// What it says instead.
+/// [`RegistryError::Refused`], if the registry has not considered the request.
 fn considered<T: DeserializeOwned>(url: String, status: u16, body: &[u8]) -> Result<Answer<T>, RegistryError> {
     let beginning = || String::from_utf8_lossy(body).chars().take(200).collect::<String>();
     if (200..300).contains(&status) {
         return serde_json::from_slice(body).map(Ok).map_err(|error| {
-            // It quotes a text that stands in the place of something else.
+            // serde's error quotes a string of any length that stands in place of another type.
             let message = shown(&format!("{error} in {}", beginning()));
             RegistryError::Refused { url, status, message }
         });
@@ -149,14 +150,15 @@ impl Transport {
         })
     }
 
-    /// Takes the place of another, with its token where that serves here too.
+    /// Takes over the OAuth token of the transport that this one replaces, if it is valid here too.
     pub(super) fn succeed(&mut self, old: &Transport) {
         if let (Some(tokens), Some(old)) = (&mut self.tokens, &old.tokens) {
             tokens.succeed(old);
         }
     }
 
-    /// Asks one address after the other until one has considered it. With `by_all`, "not found" is no answer while an address gives none.
+    /// Asks one address after the other until one has considered the request. With `by_all`, "not found" is believed only if every address has
+    /// answered.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -168,7 +170,7 @@ impl Transport {
         let first = self.preferred.load(Ordering::Relaxed);
         let (mut not_found, mut failure) = (None, None::<RegistryError>);
         let mut token = self.token(None).await?;
-        // Whether another one may be had for one that is refused.
+        // Whether a refused token may still be replaced by a new one.
         let mut renewable = token.is_some();
         for turn in 0..self.addresses.len() {
             let at = (first + turn) % self.addresses.len();
@@ -186,7 +188,7 @@ impl Transport {
                         token = newer;
                         answer = ask(token.clone()).await;
                     }
-                    // The server gives the same one again: it would be refused again.
+                    // The endpoint granted the same token, which would be refused again.
                     Ok(_) => {}
                     Err(error) => {
                         renewable = false;
@@ -200,7 +202,7 @@ impl Transport {
                     self.preferred.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                // One that may pass takes the place of one that condemns the schema: that address may have an answer yet.
+                // A transient error replaces a permanent one, because its address may still have an answer.
                 Err(error) if failure.as_ref().is_none_or(|first| first.class() == Class::Permanent) => {
                     failure = Some(error);
                 }
@@ -211,12 +213,12 @@ impl Transport {
             (_, Some(error)) if by_all => Err(error),
             (Some(problem), _) => Ok(Err(problem)),
             (None, Some(error)) => Err(error),
-            // Not reached: there is at least one address, and each leaves something.
+            // Unreachable: there is at least one address, and each sets one of the two.
             (None, None) => Err(RegistryError::Options("no address is configured".into())),
         }
     }
 
-    /// The token to show, where there is an endpoint for it; another one than `refused`.
+    /// The OAuth token to send, if a token endpoint is configured; if possible, another one than `refused`.
     async fn token(&self, refused: Option<&HeaderValue>) -> Result<Option<HeaderValue>, RegistryError> {
         let Some(tokens) = &self.tokens else {
             return Ok(None);
@@ -292,7 +294,7 @@ impl Address {
             (None, Some((username, password))) => Login::Basic { username, password },
             (None, None) => Login::None,
         };
-        // These fail only for addresses without a host, which http cannot lack.
+        // These fail only for addresses without a host, and an http address always has one.
         let _ = base.set_username("");
         let _ = base.set_password(None);
         base.set_query(None);
@@ -307,7 +309,7 @@ impl Address {
     }
 }
 
-/// The header that shows a token, which is not printed.
+/// The `Authorization` header of a token, marked sensitive so that it is not printed.
 pub(super) fn bearer(token: &str) -> Result<HeaderValue, RegistryError> {
     let mut header = HeaderValue::try_from(format!("Bearer {token}"))
         .map_err(|_| RegistryError::Options("the bearer token has characters that HTTP cannot carry".into()))?;

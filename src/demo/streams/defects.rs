@@ -6,7 +6,7 @@ pub const FOREIGN_SCHEMA: u32 = 999_999;
 /// What is wrong with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
-    /// The first byte is not Confluent's.
+    /// The first byte is not Confluent's magic byte.
     WrongMagic,
     /// JSON in place of Avro.
     NotAvro,
@@ -14,7 +14,7 @@ pub enum Defect {
     Truncated,
     /// Bytes follow the datum.
     Trailing,
-    /// The schema is none of Avro's.
+    /// The schema is not an Avro schema.
     ForeignSchema,
     /// No value at all.
     Tombstone,
@@ -30,7 +30,7 @@ pub const DEFECTS: [Defect; 6] = [
     Defect::Tombstone,
 ];
 
-/// Makes a good value a bad one. A tombstone has none, and is left to the caller.
+/// Damages a good value. A tombstone has no value, and is left to the caller.
 pub fn spoil(value: &mut Vec<u8>, defect: Defect, sequence: u64) {
     match defect {
         Defect::WrongMagic => value[0] = 1,

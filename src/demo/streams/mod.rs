@@ -23,27 +23,27 @@ use super::world::{USERS, World};
 
 /// Different bodies per stream.
 pub const BODIES: usize = 128;
-/// The header that numbers a defective record, whose value may not say it.
+/// The header with the number of a defective record, whose value may not contain it.
 pub const SEQUENCE_HEADER: &str = "sequence";
 
-/// One in so many records has each of the defects: 0.5 % in all.
+/// One in this many records has each of the defects: 0.5 % of all have one.
 const DEFECT_ONCE_IN: u64 = 1200;
-/// One in so many records comes hours after its event.
+/// One in this many records comes hours after its event.
 const LATE_ONCE_IN: u64 = 100;
 const HOUR_MS: i64 = 3_600_000;
 
-/// What must become of a record.
+/// The outcome that a record must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// Enriched, in the output topic.
     Published,
-    /// Nowhere.
+    /// In no topic.
     Skipped,
     /// In the dead-letter topic, with this reason.
     DeadLettered(&'static str),
 }
 
-/// What chance says about a record.
+/// The random properties of a record.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw {
     /// Number of the record in its stream, from 0.
@@ -52,7 +52,7 @@ pub struct Draw {
     pub user: usize,
     /// Which body it has.
     pub body: usize,
-    /// Seed of what only one stream draws.
+    /// Seed of the properties that only one stream has.
     pub other: u64,
     /// How long before its Kafka timestamp the event happened.
     pub lateness_ms: i64,
@@ -61,7 +61,7 @@ pub struct Draw {
 }
 
 impl Draw {
-    /// Whether the pipelines must call it late: more than an hour.
+    /// Whether the pipelines must mark it as late: by more than an hour.
     pub fn is_late(&self) -> bool {
         self.lateness_ms > HOUR_MS
     }
@@ -78,13 +78,13 @@ pub struct Table {
     pub last_of_user: bool,
 }
 
-/// What one pipeline consumes and must do with it.
+/// What one pipeline consumes, and what it must do with it.
 pub trait Job: Send + Sync {
     /// The pipeline, and its input topic.
     fn name(&self) -> &'static str;
-    /// What becomes of a record without defects.
+    /// The outcome of a record without defects.
     fn fate(&self, draw: &Draw) -> Fate;
-    /// What becomes of a record without a value.
+    /// The outcome of a record without a value.
     fn tombstone(&self) -> Fate;
     /// Appends the datum of a record whose event happened at `time_ms`.
     fn datum(&self, draw: &Draw, time_ms: i64, datum: &mut Datum);
@@ -94,19 +94,19 @@ pub trait Job: Send + Sync {
     fn output_key(&self, draw: &Draw, key: &mut Vec<u8>);
     /// Whether the outputs of one user come in the order of their records.
     fn is_ordered(&self) -> bool;
-    /// The most bytes of a datum.
+    /// The maximum size of a datum, in bytes.
     fn largest(&self) -> usize;
     /// The tables that it writes.
     fn tables(&self) -> &'static [Table];
     /// The steps that write them.
     fn write_steps(&self) -> &'static [&'static str];
-    /// Whether a record that comes to the writes leaves a row in this table.
+    /// Whether a record that reaches the writes is written to this table.
     fn writes(&self, table: usize, draw: &Draw) -> bool;
-    /// Whether a row of this table says what the record says.
+    /// Whether a row of this table matches the record.
     fn row_is_right(&self, table: usize, draw: &Draw, row: &rusqlite::Row<'_>) -> rusqlite::Result<bool>;
 }
 
-/// A record as it goes to Kafka; its memory is used again.
+/// A record as it goes to Kafka. Its memory is reused.
 #[derive(Debug, Default)]
 pub struct Message {
     /// The key.
@@ -117,7 +117,7 @@ pub struct Message {
     pub has_value: bool,
 }
 
-/// A job with its chances.
+/// A job, with the random properties of its records.
 pub struct Stream {
     /// What is consumed, and what must be done with it.
     pub job: Box<dyn Job>,
@@ -149,7 +149,7 @@ impl Stream {
             .collect()
     }
 
-    /// What chance says about record `sequence`.
+    /// The random properties of record `sequence`.
     pub fn draw(&self, sequence: u64) -> Draw {
         let mut random = Random::new(self.family, sequence);
         let user = self.users.draw(&mut random);
@@ -168,7 +168,7 @@ impl Stream {
         }
     }
 
-    /// What must become of it.
+    /// The outcome that the record must have.
     pub fn fate(&self, draw: &Draw) -> Fate {
         match draw.defect {
             None => self.job.fate(draw),
@@ -179,7 +179,7 @@ impl Stream {
         }
     }
 
-    /// Makes the record of this Kafka timestamp.
+    /// Writes the record with this Kafka timestamp into `message`.
     pub fn write(&self, draw: &Draw, timestamp_ms: i64, message: &mut Message) {
         message.key.clear();
         message.key.extend_from_slice(self.world.user_id(draw.user).as_bytes());
@@ -193,7 +193,7 @@ impl Stream {
         }
     }
 
-    /// Whether its row must be in this table, earlier rows of the same user included.
+    /// Whether the record must be written to this table, even if a later record of the same user replaces its row.
     pub fn writes(&self, table: usize, draw: &Draw) -> bool {
         self.fate(draw) == Fate::Published && self.job.writes(table, draw)
     }

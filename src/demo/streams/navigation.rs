@@ -13,7 +13,7 @@ use crate::demo::world::World;
 const KINDS: [&str; 5] = ["VIEW", "CLICK", "SCROLL", "SEARCH", "HEARTBEAT"];
 const HEARTBEAT: usize = 4;
 
-/// What the pipeline's steps look at.
+/// A body, and its values that the pipeline's steps use.
 struct Body {
     bytes: Vec<u8>,
     kind: usize,
@@ -40,7 +40,7 @@ impl Navigation {
     }
 }
 
-/// What follows the user's id in the datum.
+/// Makes a body: the part of the datum after the user's id.
 fn body(number: u64) -> Body {
     let random = &mut Random::new(0x4E41, number);
     let datum = &mut Datum::default();

@@ -12,10 +12,10 @@ use crate::demo::world::{COUNTRIES, PARTNERS, World, partner_id};
 const STATUSES: [&str; 4] = ["CREATED", "PAID", "SHIPPED", "CANCELLED"];
 /// Symbols of the schema's enum `Currency`.
 const CURRENCIES: [&str; 4] = ["EUR", "GBP", "CHF", "SEK"];
-/// From here on an order is a large one, in cents.
+/// An order is large from this total on, in cents.
 const LARGE: i64 = 25_000;
 
-/// What the pipeline's steps look at.
+/// A body, and its values that the pipeline's steps use.
 struct Body {
     bytes_after_customer: Vec<u8>,
     partner: usize,
@@ -41,7 +41,7 @@ impl Orders {
     }
 }
 
-/// What follows the customer's id in the datum.
+/// Makes a body: the part of the datum after the customer's id.
 fn body(number: u64) -> Body {
     let random = &mut Random::new(0x4F52, number);
     let datum = &mut Datum::default();
@@ -50,7 +50,7 @@ fn body(number: u64) -> Body {
     });
     datum.text(&format!("{} {}", 1 + random.below(200), words(random, 2)));
     geo(datum, random);
-    // The last few do not exist.
+    // The last four partners do not exist.
     let partner = random.below(PARTNERS as u64 + 4) as usize;
     let status = random.below(STATUSES.len() as u64) as usize;
     let currency = random.below(CURRENCIES.len() as u64) as usize;

@@ -14,14 +14,14 @@ const KINDS: [&str; 6] = ["SENT", "OPEN", "CLICK", "CONVERSION", "BOUNCE", "UNSU
 const SENT: usize = 0;
 const CLICK: usize = 2;
 const BOUNCE: usize = 4;
-/// Kinds by how often they come.
+/// Kinds, each as often as its share demands.
 const MIX: [usize; 12] = [SENT, SENT, 1, 1, 1, 1, 1, CLICK, CLICK, 3, BOUNCE, 5];
 /// The first campaign's number.
 const FIRST_CAMPAIGN: i64 = 1000;
-/// Campaigns that reactions name and the database does not know.
+/// Number of campaigns that reactions name and the database does not have.
 const UNKNOWN_CAMPAIGNS: usize = 20;
 
-/// What the pipeline's steps look at.
+/// A body, and its values that the pipeline's steps use.
 struct Body {
     bytes: Vec<u8>,
     kind: usize,
@@ -56,7 +56,7 @@ pub fn campaign_id(campaign: usize) -> i64 {
     FIRST_CAMPAIGN + campaign as i64
 }
 
-/// What follows the campaign's number in the datum.
+/// Makes a body: the part of the datum after the campaign's number.
 fn body(number: u64) -> Body {
     let random = &mut Random::new(0x5245, number);
     let datum = &mut Datum::default();

@@ -13,7 +13,7 @@ fn streams() -> Vec<Stream> {
     Stream::all([11, 12, 13])
 }
 
-/// Decodes by an independent implementation; the record's fields by name.
+/// Decodes a datum with an independent implementation; returns the record's fields by name.
 fn decode(name: &str, datum: &[u8]) -> Vec<(String, Value)> {
     let referred = [schemas::GEO, schemas::MONEY].map(|text| Schema::parse_str(text).expect("a schema"));
     let text = schemas::VALUES

@@ -13,17 +13,17 @@ use crate::reference::server::Server;
 use crate::store::ColumnType;
 use crate::telemetry::metrics::Metrics;
 
-/// What a server says that is no member of a replica set.
+/// The error code of a server that is not a member of a replica set.
 const NO_STREAMS: i32 = 40573;
 
-/// The cursor of a stream that is opened, with these changes.
+/// The first cursor of a stream, with these changes.
 fn stream(changes: Vec<Document>) -> Document {
     let token = doc! { "_data": "82" };
     doc! { "id": 7_i64, "ns": "crm.partners", "firstBatch": changes, "postBatchResumeToken": token }
 }
 
 async fn follower() -> Follower {
-    // Nobody listens there.
+    // Nothing listens there.
     follower_of("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50", 1 << 20).await
 }
 
@@ -52,21 +52,21 @@ async fn a_reading_that_fails_leaves_the_copy_in_doubt_and_is_no_reading_that_fo
     assert!(follower.doubted && follower.shrunk.is_none());
 }
 
-/// One that has read.
+/// A follower that has read the collection.
 async fn patient(address: &impl std::fmt::Display) -> Follower {
     let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), 1 << 20).await;
     follower.read().await.unwrap();
     follower
 }
 
-/// One that has read, and takes a stream for silent after a moment.
+/// A follower that has read the collection, and considers a stream silent after 50 ms.
 async fn impatient(address: &impl std::fmt::Display) -> Follower {
     let mut follower = patient(address).await;
     follower.source.silence = Duration::from_millis(50);
     follower
 }
 
-/// Whether a command of this name comes twice.
+/// Whether a command of this name comes twice within a minute.
 async fn comes_twice(commands: &mut UnboundedReceiver<Document>, name: &str) -> bool {
     let twice = async {
         let mut came = 0;
@@ -81,7 +81,7 @@ async fn comes_twice(commands: &mut UnboundedReceiver<Document>, name: &str) -> 
 async fn a_stream_of_which_nothing_is_heard_is_given_up_and_resumed() {
     let (address, mut commands) = member(true, Duration::ZERO, |command| match command {
         "aggregate" => Some(stream(Vec::new())),
-        // As behind a connection of which nobody says that it is gone.
+        // As on a dead connection that nobody closes.
         "getMore" => None,
         _ => Some(nothing()),
     })
@@ -93,7 +93,7 @@ async fn a_stream_of_which_nothing_is_heard_is_given_up_and_resumed() {
 
 #[tokio::test]
 async fn a_stream_that_is_not_resumed_in_time_is_not_resumed_for_ever() {
-    // The place of the token is looked for when the stream is opened, or when it is asked first.
+    // A server looks for the position of the token when the stream is opened, or at its first poll.
     for opens in [false, true] {
         let opened = AtomicUsize::new(0);
         let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
@@ -111,7 +111,7 @@ async fn a_stream_that_is_not_resumed_in_time_is_not_resumed_for_ever() {
     }
 }
 
-/// Of a quarter of a megabyte.
+/// A document of a quarter of a megabyte.
 fn document(id: &str) -> Document {
     doc! { "_id": id, "name": "n".repeat(256 << 10) }
 }
@@ -127,7 +127,8 @@ fn came(commands: &mut UnboundedReceiver<Document>, name: &str) -> usize {
         .count()
 }
 
-/// One that may hold so many megabytes and has no stream: it reads these collections one after the other, the last one again and again.
+/// A follower that may hold this many megabytes, of a server without change streams. It reads these collections one after the other, and then the
+/// last one again and again.
 async fn reader(megabytes: u64, collections: Vec<Vec<Document>>) -> (Follower, UnboundedReceiver<Document>) {
     let readings = AtomicUsize::new(0);
     let (address, commands) = member(true, Duration::ZERO, move |command| {
@@ -187,7 +188,7 @@ async fn a_collection_that_does_not_fit_is_refused_before_much_more_is_held() {
 #[tokio::test]
 async fn what_is_gone_is_let_go_of_however_many_readings_came_to_nothing_before() {
     let held = |ids: &[&str]| -> Vec<Document> { ids.iter().map(|id| doc! { "_id": *id, "name": "n" }).collect() };
-    // One byte would come round to what the first has met.
+    // A generation of one byte would wrap around to that of the first read.
     let mut collections = vec![Vec::new(); 257];
     collections[0] = held(&["a", "b"]);
     collections[256] = held(&["b"]);
@@ -214,7 +215,7 @@ async fn a_short_reading_is_believed_by_the_next_short_one_alone_that_finds_hard
     assert_eq!(refused(6, 40), Some("shrunk"));
     assert_eq!(refused(11, 10), Some("shrunk"), "it was dropped since");
     assert_eq!(refused(15, 32), Some("shrunk"), "it is being filled");
-    // However often it is looked at.
+    // However often it is read.
     for (minute, found) in [(16, 34), (17, 36), (18, 38), (19, 40), (20, 42), (22, 42)] {
         assert_eq!(refused(minute, found), Some("shrunk"), "minute {minute}");
     }
@@ -251,7 +252,7 @@ async fn a_server_that_becomes_a_member_of_a_replica_set_is_followed() {
 
 #[tokio::test]
 async fn a_place_that_the_server_cannot_tell_of_is_left() {
-    // A change is larger than a message may be; or the stream is refused at its place, so many times.
+    // Either a change exceeds the maximum message size, or the stream is refused at its position this many times.
     for refusals in [0, MOST_REFUSED as usize] {
         let opened = AtomicUsize::new(0);
         let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
@@ -262,7 +263,7 @@ async fn a_place_that_the_server_cannot_tell_of_is_left() {
         })
         .await;
         let following = tokio::spawn(patient(&address).await.run());
-        // At first, at the old place, and for the second reading.
+        // The first stream, those at the old position, and the one for the second read.
         assert_eq!(opened_until_read_again(&mut commands).await, 1 + refusals.max(1) + 1);
         following.abort();
     }
@@ -301,7 +302,7 @@ async fn an_error_of_the_server_among_other_failures_does_not_tell_of_the_place(
     })
     .await;
     let following = tokio::spawn(patient(&address).await.run());
-    // At first, while it was away, the one that was refused, the one that was not, and for the second reading.
+    // The first stream, those while the server was away, the refused one, the accepted one, and the one for the second read.
     assert_eq!(opened_until_read_again(&mut commands).await, 1 + away + 1 + 1 + 1);
     following.abort();
 }
@@ -311,7 +312,7 @@ async fn the_first_error_at_a_place_is_followed_by_another_try() {
     let asked = AtomicUsize::new(0);
     let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
         "aggregate" => Some(stream(Vec::new())),
-        // The stream is resumed because nothing is heard of it.
+        // The first poll is not answered, so the silent stream is resumed.
         "getMore" => (asked.fetch_add(1, Ordering::Relaxed) > 0).then(|| refused(10334)),
         _ => Some(nothing()),
     })
@@ -319,7 +320,7 @@ async fn the_first_error_at_a_place_is_followed_by_another_try() {
     let mut follower = patient(&address).await;
     follower.source.silence = Duration::from_secs(5);
     let following = tokio::spawn(follower.run());
-    // At first, at the old place, once more there, and for the second reading.
+    // The first stream, one at the old position, another one there, and the one for the second read.
     assert_eq!(opened_until_read_again(&mut commands).await, 4);
     following.abort();
 }
@@ -332,7 +333,7 @@ async fn the_age_counts_from_what_the_stream_has_told() {
         "clusterTime": Timestamp { time: u32::try_from(seconds - 100).unwrap(), increment: 1 },
     };
     let hour = Duration::from_secs(3600);
-    // What comes with the opening; whether the stream answers then; and the age when it has been asked so often.
+    // The changes that come with the opening, whether the stream answers polls, the number of polls, and the age after them in seconds.
     for (first, answers, asked, wanted) in [
         (vec![], false, 1, 3600),
         (vec![change], false, 1, 100),
@@ -379,7 +380,7 @@ async fn a_server_has_as_much_time_between_readings_as_one_takes() {
     let read = Instant::now();
     let following = tokio::spawn(follower.run());
     assert!(comes_twice(&mut commands, "find").await);
-    // The second reading is heard of when it has taken its time, too.
+    // The command of the second read is reported only once it has taken its time, too.
     assert!(read.elapsed() > takes + takes / 2, "{:?}", read.elapsed());
     following.abort();
 }

@@ -16,7 +16,7 @@ use crate::retry::Backoff;
 use crate::store::cache::CacheOptions;
 use crate::store::types::ColumnType;
 
-/// No primary. Each command takes so long.
+/// A secondary. Each command takes the time `takes`.
 async fn secondary(takes: Duration) -> (String, UnboundedReceiver<Document>) {
     member(false, takes, |_| Some(nothing())).await
 }
@@ -48,7 +48,7 @@ async fn what_is_followed_is_read_with_what_only_the_primary_has_yet() {
     }
 }
 
-/// What asks for single documents, and keeps none.
+/// An on-demand reference that caches nothing.
 fn on_demand(server: &Server) -> (OnDemand, Shape) {
     let options = CacheOptions {
         ttl: Duration::ZERO,
@@ -75,7 +75,7 @@ async fn the_wait_for_a_connection_is_no_wait_for_an_answer() {
     let (asks, shape) = &on_demand(&server);
     let gate = &Gate::new("mongo", Rules::default(), None);
     let find = |id| async move { asks.find(shape, &Value::Long(id), gate, false).await };
-    // It connects.
+    // This opens the connection.
     find(0).await.unwrap();
     server.login().patience = Duration::from_secs(1);
     for found in join_all((1..=30).map(find)).await {
@@ -167,7 +167,7 @@ async fn what_cannot_pass_is_told_from_what_may() {
 
 #[tokio::test]
 async fn a_stream_that_cannot_be_resumed_is_told_from_one_that_may() {
-    // History that is lost, a token that is not taken, a cursor that is gone for good; and another.
+    // Lost history, a rejected token, a cursor that is gone for good; and another error.
     for (code, wanted) in [(286, true), (260, true), (280, true), (10334, false)] {
         let (address, _commands) = member(true, Duration::ZERO, move |_| Some(refused(code))).await;
         let server = Server::open(&format!("mongodb://{address}/?replicaSet=rs"), None)
@@ -197,7 +197,7 @@ async fn a_login_that_may_read_and_not_follow_is_told_so() {
         let source = server.source("crm.partners", []);
         assert!(source.sample().await.is_ok());
         assert_eq!(source.may_follow().await.map_err(|error| error.label), wanted);
-        // What it has opened it has closed.
+        // A stream that was opened has been closed.
         let closed = std::iter::from_fn(|| commands.try_recv().ok()).any(|command| command.contains_key("killCursors"));
         assert_eq!(closed, code == 0);
     }

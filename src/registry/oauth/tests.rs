@@ -10,10 +10,10 @@ use crate::certificates::PemFiles;
 use crate::registry::Registry;
 use crate::retry::Class;
 
-/// What a server is to say: the status and more lines of the head, and the body.
+/// A server's answer: the status with further lines of the head, and the body.
 type Said = (&'static str, String);
 
-/// Requests as they came: head and body.
+/// Requests as they were received: head and body.
 #[derive(Clone, Default)]
 struct Heard(Arc<Plain<Vec<String>>>);
 
@@ -23,7 +23,7 @@ impl Heard {
     }
 }
 
-/// Answers each request by `say`, which gets it and its number; where it listens, and what it has heard.
+/// Starts a server that answers each request with `say(request, number)`; returns its address and the requests that it receives.
 async fn server(say: impl Fn(&str, usize) -> Said + Send + 'static) -> (String, Heard) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -57,7 +57,7 @@ fn complete(request: &[u8]) -> bool {
     body.len() >= length.map_or(0, |n| n.trim().parse().unwrap())
 }
 
-/// A token by its number.
+/// An answer that grants a token with this number.
 fn granted(number: usize, expires_in: &str) -> Said {
     let body = format!(r#"{{"access_token":"t0ken-{number}","token_type":"Bearer","expires_in":{expires_in}}}"#);
     ("200 OK", body)
@@ -89,7 +89,7 @@ async fn a_token_is_asked_for_as_the_rfc_says_and_held() {
         panic!("{heard:?}")
     };
     assert!(request.starts_with("POST /token HTTP/1.1\r\n"), "{request}");
-    // `messina%3A+one:s3cret%2B%2F%25`: encoded as a form first, lest a colon in the id end it.
+    // `messina%3A+one:s3cret%2B%2F%25`: form-encoded first, so that a colon in the client id does not end it.
     let login = "authorization: Basic bWVzc2luYSUzQStvbmU6czNjcmV0JTJCJTJGJTI1\r\n";
     assert!(request.contains(login), "{request}");
     assert!(
@@ -216,7 +216,7 @@ async fn a_token_serves_on_beside_renewed_certificates_unless_it_would_be_asked_
     registry.renew(|| Ok(of(options(&login)))).unwrap();
     assert_eq!(registry.schema(2).await.unwrap().schema, "\"string\"");
     assert_eq!(heard.all().len(), 1);
-    // Who reads the login again wants another: what it allows may have changed.
+    // A reload of the login requests a new token, because its permissions may have changed.
     registry.reload(|| Ok(of(options(&login)))).unwrap();
     assert!(registry.schema(3).await.is_err());
     assert_eq!(heard.all().len(), 2);
