@@ -1,7 +1,7 @@
 """Adds up what the fault tests noted ($MESSINA_FIGURES: a line of JSON for each test), and prints one line of JSON.
 
-Counts are sums over all tests, the slope is the worst of any, and `resume_s` is from the thaw of the frozen database to the next record; beside them, under
-`tests`, is what each test noted.
+Counts are sums over all tests, the slope is the worst of all, and `resume_s` is the time from the thaw of the frozen database to the next record. `tests` has
+what each test noted.
 """
 
 import json
@@ -19,7 +19,7 @@ def main():
         return [figures[name] for figures in tests.values() if name in figures]
 
     records = sum(every("records"))
-    # Not every test compares what it left: those that do not must not dilute the share.
+    # Not every test compares its output: those that do not must not lower the share.
     compared = [f for f in tests.values() if "duplicated_percent" in f]
     duplicated = sum(f["records"] * f["duplicated_percent"] for f in compared)
     of = sum(f["records"] for f in compared)

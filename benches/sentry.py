@@ -1,8 +1,8 @@
-"""What a dead Sentry costs a stream that is nothing but poison: instructions of the process by callgrind, and the part of them that is Sentry's.
+"""What an unreachable Sentry costs a stream of bad records only: the process's instructions by callgrind, and Sentry's share of them.
 
-Two ways of being dead: connections are refused, or taken and never answered. Setting the client up, once, is told apart. Instructions of the kernel
-are not counted, neither Sentry's few nor the stream's many, so the share of the CPU is smaller. Needs valgrind, KAFKA_BROKERS, REGISTRY_URL and
-MESSINA_BIN, and prints one JSON line last.
+Sentry is unreachable in two ways: it refuses connections, or accepts them and never answers. The one-time set-up of the client is shown separately. The
+kernel's instructions are not counted, neither Sentry's few nor the stream's many, so Sentry's real share of the CPU is smaller. Needs valgrind,
+KAFKA_BROKERS, REGISTRY_URL and MESSINA_BIN. The last line of the output is JSON.
 """
 
 import json
@@ -19,13 +19,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/o
 import operate  # noqa: E402
 import test_sentry  # noqa: E402
 
-# Under valgrind all takes fifty times as long.
+# Under valgrind everything takes fifty times as long.
 operate.LONG = 1200
 RECORDS = 20_000
 
 
 class Ground(test_sentry.Sentry):
-    """A poisoned run under callgrind: its folder, topics and records are those of the test."""
+    """A run of bad records under callgrind, with the folder, topics and records of the test."""
 
     def runTest(self):
         self.poison()
@@ -47,8 +47,8 @@ def share(counted):
     lines = [(int(found[1].replace(",", "")), found[2]) for found in re.finditer(r"^ *([\d,]+) \([^)]*\) +(.*)$", text, re.M)]
 
     def of(pattern):
-        # A function that was inlined in parts has several lines; that of the whole comes first. All that is asked for runs in both ways of being dead, so
-        # that none may be absent: one that the compiler has inlined everywhere, or that has another name by now, would count as free.
+        # A function that is partly inlined has several lines, and the one of the whole function comes first. All functions that are looked up run in both
+        # ways of being dead, so each must be found: one that the compiler has inlined everywhere, or that was renamed, would count as free.
         found = next((count for count, name in lines if re.search(pattern, name)), None)
         return found if found is not None else sys.exit(f"{counted} has no function {pattern}")
 

@@ -1,12 +1,12 @@
-//! What must hold for any bytes: shared by the fuzz targets and by the test that replays their corpus.
+//! What must hold for any bytes: shared by the fuzz targets and the test that replays their corpus.
 
 use std::sync::{Arc, LazyLock};
 
 use messina::avro::{DatumError, PADDING, Plan, Schema, Splice};
 use messina::registry::framing;
 
-/// Schemas with every kind of operation: plain and nullable types, enums, small records, unions, arrays, maps, wanted items
-/// and keys, types without bytes, recursion with and without a place to return to.
+/// Schemas with every kind of operation: plain and nullable types, enums, small records, unions, arrays, maps, extracted
+/// items and keys, types without bytes, and recursion with and without a stack.
 const SCHEMAS: [(&str, &[&str]); 6] = [
     (
         include_str!("../tests/schemas/event.avsc"),
@@ -42,7 +42,7 @@ const SCHEMAS: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// Their plans: compiled once, so that most of the time goes to data.
+/// The plans of these schemas, compiled once so that most of the time goes to data.
 static PLANS: LazyLock<Vec<(Arc<Schema>, Plan)>> = LazyLock::new(|| {
     let compile = |(json, paths): &(&str, &[&str])| {
         let schema = Arc::new(Schema::parse(json).expect("a schema"));
@@ -52,14 +52,14 @@ static PLANS: LazyLock<Vec<(Arc<Schema>, Plan)>> = LazyLock::new(|| {
     SCHEMAS.iter().map(compile).collect()
 });
 
-/// Framing: what is read is what would be written.
+/// Framing: parsing returns what would be written.
 pub fn framing(data: &[u8]) {
     if let Ok((id, offset)) = framing::parse(data) {
         assert_eq!(&data[..offset], &framing::header(id));
     }
 }
 
-/// Running a plan: the first byte chooses the schema. The answer does not depend on what stands behind the datum, and the
+/// Running a plan: the first byte chooses the schema. The answer does not depend on the bytes behind the datum, and the
 /// decoder agrees with it.
 pub fn plan(data: &[u8]) {
     let Some((choice, datum)) = data.split_first() else {
@@ -78,7 +78,7 @@ pub fn plan(data: &[u8]) {
     }
     if answer.is_ok() {
         for slot in 0..plan.slots() {
-            // Refused only for what a run does not look at.
+            // Refused only for reasons that a run does not check.
             if let Err(error) = plan.value(slot, datum, &marks) {
                 assert!(later(error), "{error}");
             }
@@ -91,7 +91,7 @@ pub fn plan(data: &[u8]) {
     }
 }
 
-/// The datum with as much behind it as a run may look at, and not a byte more: a sanitizer finds what looks further.
+/// The datum followed by as many bytes as a run may read, and not one more: a sanitizer finds any read beyond them.
 fn padded(datum: &[u8], garbage: u8) -> Box<[u8]> {
     let mut padded = Vec::with_capacity(datum.len() + PADDING);
     padded.extend_from_slice(datum);
@@ -99,7 +99,7 @@ fn padded(datum: &[u8], garbage: u8) -> Box<[u8]> {
     padded.into_boxed_slice()
 }
 
-/// What is only found when a value is asked for.
+/// Errors that are found only when a value is requested.
 fn later(error: DatumError) -> bool {
     matches!(
         error,
@@ -107,7 +107,7 @@ fn later(error: DatumError) -> bool {
     )
 }
 
-/// Schemas: any text is one or is refused, and what is one can be compiled and run.
+/// Schemas: any text is either refused, or a schema that can be compiled and run.
 pub fn schema(data: &[u8]) {
     let Ok(json) = std::str::from_utf8(data) else { return };
     let Ok(schema) = Schema::parse(json) else { return };
@@ -117,7 +117,7 @@ pub fn schema(data: &[u8]) {
         let mut marks = vec![0; plan.marks()];
         let _ = plan.run(data, 0, data.len(), &mut marks);
     }
-    // Read by itself, and written again.
+    // The schema resolves to itself.
     let _ = Plan::compile_with_output(Arc::clone(&schema), &[], schema, &[]);
 }
 
@@ -126,7 +126,7 @@ const FROM: &str = r#"{"type":"record","name":"R","fields":[{"name":"a","type":"
     {"name":"e","type":{"type":"record","name":"I","fields":[{"name":"x","type":"float"},{"name":"y","type":"bytes"}]}},
     {"name":"f","type":{"type":"map","values":["null","string","long"]}}]}"#;
 
-/// Fields that are moved, widened, made nullable, dropped, new; items and branches that are converted.
+/// Fields that are moved, widened, made nullable, dropped or new; items and branches that are converted.
 const TO: [&str; 2] = [
     r#"{"type":"record","name":"R","fields":[{"name":"b","type":["null","string"]},{"name":"a","type":"double"},
     {"name":"n","type":"int","default":7},{"name":"d","type":{"type":"array","items":"long"}},
@@ -147,8 +147,8 @@ static SPLICES: LazyLock<Vec<(Arc<Schema>, Plan, Splice)>> = LazyLock::new(|| {
     TO.iter().map(compile).collect()
 });
 
-/// Splicing: what is built of a datum is a datum of the output schema, whatever stands behind what it is built of. The first
-/// byte chooses the output.
+/// Splicing: the result is a datum of the output schema, whatever follows the input in memory. The first byte chooses the
+/// output.
 pub fn splice(data: &[u8]) {
     let Some((choice, datum)) = data.split_first() else {
         return;
@@ -168,7 +168,7 @@ pub fn splice(data: &[u8]) {
             assert_eq!(again, out);
         }
         (_, Err(_)) => assert_eq!(out, [1]),
-        // Marks of a run that failed: any answer will do.
+        // After a run that failed, the marks are arbitrary: any answer is right.
         (Err(_), Ok(())) => {}
     }
 }

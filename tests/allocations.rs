@@ -1,8 +1,9 @@
-//! What a record costs in allocations on its way through a pipeline: no tree is built of it, however large it is.
+//! What a record costs in allocations on its way through a pipeline: no tree of values is built, however large the record
+//! is.
 //!
-//! A counting allocator counts what the loop's thread asks for: copying the record into an event that has ended before,
-//! reading it, running the steps, encoding, and handing it to a real producer (of librdkafka's mock cluster). Alone in its
-//! file, since the allocator is the whole process's.
+//! A counting allocator counts the allocations of the loop's thread: copying the record into a recycled event, reading it,
+//! running the steps, encoding, and handing it to a real producer (with librdkafka's mock cluster). Alone in its file,
+//! because an allocator belongs to the whole process.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test that fails says so by panicking.
 
@@ -39,12 +40,12 @@ use rdkafka::message::{Header, OwnedHeaders};
 struct Counting;
 
 thread_local! {
-    /// What this thread has asked for so far.
+    /// Allocations of this thread so far.
     static ASKED: Cell<u64> = const { Cell::new(0) };
 }
 
 fn count() {
-    // A thread that ends has no counter any more, and nothing to count.
+    // A thread that is ending has no counter any more, and nothing worth counting.
     let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
 }
 
@@ -71,14 +72,14 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What a piece of work asks the allocator for.
+/// Counts the allocations of a piece of work.
 fn asked<T>(work: impl FnOnce() -> T) -> (T, u64) {
     let before = ASKED.get();
     let done = work();
     (done, ASKED.get() - before)
 }
 
-/// Fields of all depths are wanted, of the record's 72; some go into a condition's place, some into the output.
+/// Four of the record's 72 fields, at several depths, and a constant go into the output.
 const PIPELINE: &str = r#"
 [kafka]
 brokers = "k:9092"
@@ -93,7 +94,7 @@ topic = "out"
 set = { user_region = "event.user.geo.region", user_id = "event.user.id", kind = "event.event_type", again = "event.items[0].sku", fixed = "'a constant'" }
 "#;
 
-/// One record's allocations, by the part of the way.
+/// The allocations of one record, by stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
     copied: u64,
@@ -191,7 +192,7 @@ async fn no_tree_is_built_of_a_record() {
         .collect();
     records.sort_by_key(Vec::len);
     let smallest = records[0].len();
-    // The largest first, so that the event's memory is large enough from then on.
+    // The largest first, so that the event's memory is large enough for all that follow.
     records.reverse();
     assert!(
         records.len() > 40 && records[0].len() > 4 * smallest,
@@ -250,14 +251,14 @@ async fn no_tree_is_built_of_a_record() {
         assert!(matches!(ended.how, How::Finished(Outcome::Done)), "{:?}", ended.how);
         spare = Some(ended.event.recycle());
     }
-    // The first one makes the memory that those behind it use again.
+    // The first record allocates the memory that the following ones reuse.
     let (first, rest) = costs.split_first().unwrap();
     println!(
         "{first:?}, then {:?} for {} to {smallest} bytes",
         rest[0],
         records[1].len()
     );
-    // The topic's name as C has it. It does not grow with the record.
+    // The topic's name as a C string. It does not grow with the record.
     let expected = Cost {
         copied: 0,
         traced: 0,
@@ -267,11 +268,11 @@ async fn no_tree_is_built_of_a_record() {
     for (cost, record) in rest.iter().zip(&records[1..]) {
         assert_eq!(Cost { copied: 0, ..*cost }, expected, "{} bytes", record.len());
     }
-    // Once, for those have become so much smaller that the memory of the first one is let go.
+    // Once: the records have become so much smaller that the first one's memory is released.
     assert_eq!(rest.iter().map(|cost| cost.copied).sum::<u64>(), 1);
 }
 
-/// An expression is lent the text, and the list in which it looks was made when it was parsed.
+/// An expression borrows the text, and its list was built when it was parsed.
 #[test]
 fn an_expression_copies_no_text_and_makes_no_list() {
     let interpreter = Interpreter::default();

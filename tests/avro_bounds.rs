@@ -1,9 +1,9 @@
-//! No datum and no schema costs more time or memory than its length explains.
+//! No datum and no schema costs more time or memory than its length justifies.
 //!
-//! Each shape is one that could: many small blocks, sizes and counts that are not there, recursion, keys that repeat, names that
-//! are looked up. It is made in two lengths, and what is measured of the long one may be as many times that of the short one as
-//! it is longer, with room for what a machine does beside it; a square would be far outside. The allocator counts what a
-//! thread holds at most. Alone in its file, since the allocator is the whole process's.
+//! Each shape is one that could: many small blocks, sizes and counts without data, recursion, repeated keys, names that are
+//! looked up. Each is made in two lengths. The cost of the long one may grow as its length does, with a margin for what else the
+//! machine does; quadratic growth would be far outside. The allocator records the most memory that a thread holds. Alone in its
+//! file, because an allocator belongs to the whole process.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test that fails says so by panicking.
 
@@ -21,12 +21,12 @@ use messina::avro::{Plan, Schema, Splice};
 struct Counting;
 
 thread_local! {
-    /// Bytes that this thread holds, and the most that it has held.
+    /// Bytes that this thread holds now, and the most it has held.
     static HELD: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
 fn hold(more: usize, less: usize) {
-    // A thread that ends has no counter any more, and nothing to count.
+    // A thread that is ending has no counter any more, and nothing worth counting.
     let _ = HELD.try_with(|held| {
         let now = (held.get().0 + more).saturating_sub(less);
         held.set((now, held.get().1.max(now)));
@@ -51,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The most that `work` holds beyond what was held before.
+/// The most memory that `work` holds in addition to what was held before.
 fn memory(work: impl FnOnce()) -> usize {
     let (before, _) = HELD.get();
     HELD.set((before, before));
@@ -59,7 +59,7 @@ fn memory(work: impl FnOnce()) -> usize {
     HELD.get().1 - before
 }
 
-/// Time of this thread on a CPU.
+/// CPU time of this thread.
 fn cpu() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes into what it is given.
@@ -68,7 +68,7 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The least time of several rounds.
+/// The shortest time of several rounds.
 fn time(work: impl Fn()) -> Duration {
     let round = |_| {
         let before = cpu();
@@ -86,12 +86,13 @@ const DEARER: u32 = 3 * LONGER as u32;
 fn linear(what: &str, short: impl Fn(), long: impl Fn()) {
     let (short, long) = (time(short), time(long));
     println!("{what}: {short:?}, {LONGER} times as long: {long:?}");
-    // Below this the clock and the caches have more to say than the work.
+    // Below this, the clock and the caches matter more than the work.
     let floor = Duration::from_micros(20);
     assert!(long <= DEARER * short.max(floor), "{what}: {short:?} and {long:?}");
 }
 
-/// A plan and a splice of a record with one field of the type, which is encoded as the type is; paths lead into the field.
+/// A plan and a splice for a record with one field of this type, which is encoded like the type alone; the paths start in that
+/// field.
 fn compile(json: &str, paths: &[&str]) -> (Arc<Schema>, Plan, Splice) {
     let json = format!(r#"{{"type":"record","name":"Whole","fields":[{{"name":"f","type":{json}}}]}}"#);
     let schema = Arc::new(Schema::parse(&json).unwrap());
@@ -101,7 +102,7 @@ fn compile(json: &str, paths: &[&str]) -> (Arc<Schema>, Plan, Splice) {
     (schema, plan, splice)
 }
 
-/// A schema, paths into it, and a datum of about so many bytes, which need not be one.
+/// A name, a schema, paths into it, and a function that makes a datum of about this many bytes, which need not be valid.
 type Shape = (
     &'static str,
     &'static str,
@@ -219,7 +220,7 @@ fn a_run_takes_time_for_the_bytes_that_it_passes() {
     }
 }
 
-/// The run takes no memory but a copy with padding; the decoder and the splice what the datum's length explains: a value of
+/// A run allocates nothing but a padded copy. The decoder and the splice may use what the datum's length justifies: a value of
 /// 32 bytes for each byte, and lists that double as they grow.
 #[test]
 fn no_datum_takes_more_memory_than_its_length_explains() {
@@ -251,7 +252,7 @@ fn no_datum_takes_more_memory_than_its_length_explains() {
     }
 }
 
-/// Counts and lengths of 2^60 in twenty bytes, in every place that has one.
+/// Counts and lengths of 2^60 in a datum of twenty bytes, wherever a schema allows one.
 #[test]
 fn claims_without_bytes_take_no_memory() {
     for json in [
@@ -283,12 +284,12 @@ fn claims_without_bytes_take_no_memory() {
     }
 }
 
-/// The schema of a record with one field of the type: nothing is resolved, and compiled, of another.
+/// The schema of a record with one field of this type, because only records can be resolved and compiled.
 fn in_a_record(ty: &str) -> String {
     format!(r#"{{"type":"record","name":"R","fields":[{{"name":"f","type":{ty}}}]}}"#)
 }
 
-/// A schema of about so many bytes.
+/// A name, and a function that makes a schema of about this many bytes.
 type Text = (&'static str, fn(usize) -> String);
 
 const SCHEMAS: [Text; 6] = [
@@ -340,7 +341,7 @@ const SCHEMAS: [Text; 6] = [
 fn a_schema_takes_time_for_its_text() {
     for (what, make) in SCHEMAS {
         let [short, long] = [1, LONGER].map(|times| make(4_000 * times));
-        // Parsed, resolved to itself, and compiled: some are refused for their size, which takes no longer.
+        // Parses, resolves the schema to itself, and compiles it. Some are refused for their size, which takes no longer.
         let compile = |text: &str| {
             if let Ok(schema) = Schema::parse(text) {
                 let schema = Arc::new(schema);

@@ -1,4 +1,4 @@
-//! What fuzzing has found or begins with is replayed: see `fuzz/`.
+//! Replays the fuzzing corpus, both its seeds and what it has found: see `fuzz/`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that fails says so by panicking.
 
@@ -8,7 +8,7 @@ mod checks;
 use std::path::Path;
 
 fn replay(target: &str, check: fn(&[u8])) {
-    // The package is the whole one, or the one in `fuzz`.
+    // This file is compiled in the main package and in the one in `fuzz`.
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = ["fuzz/corpus", "corpus"].map(|folder| package.join(folder).join(target));
     let folder = folder.iter().find(|folder| folder.is_dir()).unwrap();

@@ -1,6 +1,7 @@
-//! Avro is read and written as apache-avro reads and writes it, on random schemas and data.
+//! Reads and writes random schemas and data exactly as apache-avro does.
 //!
-//! 200 schemas, each with 20 data in an ordinary run and with 1,000 in a long one; see `avro_generator` for other numbers.
+//! 200 schemas, each with 20 data in an ordinary run and 1,000 in a long one; `avro_generator` says how to change these
+//! numbers.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test that fails says so by panicking.
 
@@ -18,7 +19,7 @@ use messina::avro::{NewField, PADDING, Plan, Schema, Splice, Type, Value, append
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
-/// Data of each schema.
+/// Number of data per schema.
 static DATA: LazyLock<usize> = LazyLock::new(|| amount("AVRO_DATA", 20, 1000));
 
 fn run<'a>(plan: &'a Plan, buf: &'a [u8], end: usize, slots: usize) -> Vec<Value<'static>> {
@@ -30,12 +31,12 @@ fn run<'a>(plan: &'a Plan, buf: &'a [u8], end: usize, slots: usize) -> Vec<Value
         .collect()
 }
 
-/// A random path into a datum, and what it leads to; Null where it leads to nothing.
+/// A random path into a datum, and the value that it leads to; Null if it leads to nothing.
 fn path(generator: &mut Generator, ty: &Json, value: &Theirs) -> (Vec<Part>, Option<Theirs>) {
     let (mut ty, mut value, mut parts) = (ty.clone(), Some(value.clone()), Vec::new());
     loop {
         while let (Json::Array(branches), current) = (generator.resolve(&ty).clone(), value.clone()) {
-            // Only one branch is followed here: the one of this datum, or any when there is none.
+            // Follows only one branch: the datum's own, or a random one if there is no value.
             let (branch, inner) = match current {
                 Some(Theirs::Union(branch, inner)) => (branch as usize, Some(*inner)),
                 _ => (generator.random.below(branches.len()), None),
@@ -88,13 +89,13 @@ fn path(generator: &mut Generator, ty: &Json, value: &Theirs) -> (Vec<Part>, Opt
     }
 }
 
-/// The same through unions by the value alone: what another branch has under the same path does not count here.
+/// The path as text, without a leading dot.
 fn text(parts: &[Part]) -> String {
     let text: String = parts.iter().map(Part::to_string).collect();
     text.trim_start_matches('.').to_owned()
 }
 
-/// Extracts random paths from random data, and compares with what they were made of.
+/// Extracts random paths from random data, and compares the values with those that were encoded.
 fn extraction(generator: &mut Generator, json: &Json, data: usize) {
     let theirs = TheirSchema::parse(json).unwrap();
     let writer = GenericDatumWriter::builder(&theirs).build().unwrap();
@@ -113,7 +114,7 @@ fn extraction(generator: &mut Generator, json: &Json, data: usize) {
         let mut paths: Vec<String> = picks.iter().map(|(parts, _)| text(parts)).collect();
         paths.push(String::new());
         let refs: Vec<&str> = paths.iter().map(String::as_str).collect();
-        // Items without bytes cannot be pointed at.
+        // A path to items without bytes is refused, because no position can point at them.
         let Ok(plan) = Plan::compile(Arc::clone(&schema), &refs) else {
             continue;
         };
@@ -129,7 +130,7 @@ fn extraction(generator: &mut Generator, json: &Json, data: usize) {
     }
 }
 
-/// Builds data of another schema, and compares with apache-avro's schema resolution. Returns how many were compared.
+/// Builds data of another schema, and compares them with apache-avro's schema resolution. Returns how many were compared.
 fn resolution(generator: &mut Generator, json: &Json, changed: &Json, data: usize, compare: bool) -> usize {
     let schema = Arc::new(Schema::parse(&json.to_string()).unwrap());
     let output = Arc::new(Schema::parse(&changed.to_string()).unwrap());
@@ -149,7 +150,7 @@ fn resolution(generator: &mut Generator, json: &Json, changed: &Json, data: usiz
         let mut rest = &out[..];
         let back = ours(&reader.read_value(&mut rest).unwrap());
         assert!(rest.is_empty());
-        // Their resolution refuses some data that their own writer wrote; those cannot be compared.
+        // apache-avro's resolution refuses some data that its own writer wrote; those cannot be compared.
         if compare && let Ok(expected) = resolving.read_value(&mut &datum[..]) {
             compared += 1;
             assert_eq!(back, ours(&expected), "{} as {}", json, changed);
@@ -181,7 +182,8 @@ proptest! {
             generator.encode(&json, &value, &mut datum);
             let value = schema.decode(&datum).unwrap();
             let mut again = Vec::new();
-            // A union of things that look alike may be written as another of them: records of the same fields, text and enum.
+            // In a union of similar branches, such as records with the same fields, or text and enum, a value may be written
+            // as another branch.
             schema.encode(&value, &mut again).unwrap();
             let back = reader.read_value(&mut &again[..]).unwrap();
             let (back, expected) = (format!("{:?}", shortest(ours(&back))), format!("{:?}", shortest(sorted(value))));
@@ -245,13 +247,14 @@ fn the_rich_schema_is_read_as_apache_avro_writes_it() {
     extraction(&mut Generator::of(&json, 1), &json, 500);
 }
 
-/// The Avro project's own schema for tests between its implementations, by the shape that it has there.
+/// The Avro project's own schema for interoperability tests, in the shape that it has there.
 #[test]
 fn the_interoperability_schema_is_read_as_apache_avro_writes_it() {
     let json = serde_json::from_str(include_str!("schemas/interop.avsc")).unwrap();
     let mut generator = Generator::of(&json, 4);
     extraction(&mut generator, &json, 500);
-    // Its union is one that apache-avro resolves by what fits: what is built must read, and is compared with Java elsewhere.
+    // apache-avro resolves its union by whatever fits, so here the result only has to be readable. Elsewhere it is compared
+    // with Java.
     for _ in 0..20 {
         let changed = change(&mut generator, &json);
         resolution(&mut generator, &json, &changed, 25, false);
@@ -274,7 +277,7 @@ fn the_rich_schema_is_enriched_as_apache_avro_resolves_it() {
     assert!(compared > 100, "{compared} of 500");
 }
 
-/// An output that drops fields, makes one nullable and one wider, and has new ones in the middle.
+/// An output schema that drops fields, makes one nullable and one wider, and inserts new ones.
 fn mixed(json: &Json) -> Json {
     let mut json = json.clone();
     let mut fields = Vec::new();
@@ -294,7 +297,7 @@ fn mixed(json: &Json) -> Json {
     json
 }
 
-/// Decimals in their shortest form, which is what is written.
+/// Decimals in their shortest form, which is the one that is written.
 fn shortest(value: Value<'static>) -> Value<'static> {
     match value {
         Value::Decimal { unscaled, scale } => {

@@ -1,8 +1,8 @@
-//! Nothing is read in front of a datum or behind its padding: both stand against a page that faults.
+//! Nothing is read before a datum or behind its padding: each borders on a page that faults.
 //!
-//! A read behind the end of a vector is mostly not noticed. Here memory ends where the datum's padding ends (or the datum, where
-//! there is none), so that one byte too many ends the process. It holds for all that the machine can run, AVX-512 included,
-//! which Miri has not.
+//! A read beyond the end of a vector usually goes unnoticed. Here memory ends where the datum's padding ends (or the datum
+//! itself, without padding), so one byte too many ends the process. This covers everything that the machine can run, including
+//! AVX-512, which Miri does not have.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test that fails says so by panicking.
 
@@ -14,7 +14,7 @@ use avro_generator::{Generator, amount};
 use messina::avro::{PADDING, Plan, Schema, Splice};
 use serde_json::Value as Json;
 
-/// Memory with a page on both sides that cannot be read.
+/// Memory between two pages that cannot be read.
 struct Fenced {
     start: *mut u8,
     page: usize,
@@ -37,13 +37,13 @@ impl Fenced {
         Fenced { start, page, pages }
     }
 
-    /// The bytes that are readable.
+    /// The readable bytes.
     fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: mapped, readable and writable, zeroed by the system, and borrowed from here alone.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.page * self.pages) }
     }
 
-    /// A copy that ends where memory ends.
+    /// A copy that ends at the end of the memory.
     fn at_the_end(&mut self, parts: [&[u8]; 2]) -> &[u8] {
         let length = parts[0].len() + parts[1].len();
         let bytes = self.bytes();
@@ -53,7 +53,7 @@ impl Fenced {
         &bytes[from..]
     }
 
-    /// A copy that starts where memory starts.
+    /// A copy that starts at the start of the memory.
     fn at_the_start(&mut self, part: &[u8]) -> &[u8] {
         let bytes = &mut self.bytes()[..part.len()];
         bytes.copy_from_slice(part);
@@ -69,7 +69,7 @@ impl Drop for Fenced {
     }
 }
 
-/// Runs, reads and splices a datum against both fences, with and without padding. All must answer alike.
+/// Runs, reads and splices a datum at both ends of the memory, with and without padding. All must give the same answer.
 fn pass(fenced: &mut Fenced, plan: &Plan, splice: &Splice, datum: &[u8]) {
     let mut marks = vec![0; plan.marks()];
     let answer = plan.run(datum, 0, datum.len(), &mut marks);
@@ -105,7 +105,7 @@ fn fenced(generator: &mut Generator, json: &Json, data: usize) {
     } else {
         &["", "user.id", "items[1].sku"]
     };
-    // The output differs from the input, so that pieces are copied, and one is encoded anew.
+    // The output differs from the input, so that pieces are copied and one is newly encoded.
     let mut other = json.clone();
     let fields = other["fields"].as_array_mut().unwrap();
     fields.insert(0, serde_json::json!({"name": "new", "type": "int", "default": 7}));
@@ -120,7 +120,7 @@ fn fenced(generator: &mut Generator, json: &Json, data: usize) {
             continue;
         }
         pass(&mut memory, &plan, &splice, &datum);
-        // Cut: what is missing would be behind the end. Changed: lengths that lead there.
+        // Cut data would continue beyond the end of memory; changed bytes may be lengths that lead there.
         for _ in 0..8 {
             let cut = generator.random.below(datum.len() + 1);
             pass(&mut memory, &plan, &splice, &datum[..cut]);

@@ -1,5 +1,5 @@
-//! No bytes do harm: truncated and mutated data are refused or read, as apache-avro does but for the differences that are
-//! listed here, and never panic, whatever stands behind them in the buffer.
+//! No bytes do harm: truncated and mutated data are refused or read as by apache-avro, except for the differences listed
+//! here. Nothing panics, whatever follows them in the buffer.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test that fails says so by panicking.
 
@@ -16,8 +16,8 @@ use messina::avro::{DatumError, PADDING, Plan, Schema};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-/// apache-avro takes the end of its input for a null in booleans, strings and unions, so that it accepts truncated data.
-/// This reader ends with an error of another kind, which it does not.
+/// apache-avro takes the end of its input for a null in booleans, strings and unions, and so accepts truncated data. This
+/// reader ends with another kind of error, which apache-avro does not accept.
 struct Ends<'a>(&'a [u8]);
 
 impl Read for Ends<'_> {
@@ -29,7 +29,7 @@ impl Read for Ends<'_> {
     }
 }
 
-/// Runs the plan with each kind of bytes behind the datum; the answer must not depend on them.
+/// Runs the plan with several kinds of bytes behind the datum; the answer must not depend on them.
 fn run(plan: &Plan, datum: &[u8]) -> Result<(), DatumError> {
     let mut marks = vec![0; plan.marks()];
     let answer = plan.run(datum, 0, datum.len(), &mut marks);
@@ -68,25 +68,25 @@ fn mutate(generator: &mut Generator, datum: &mut Vec<u8>) {
     }
 }
 
-/// How the two judged a mutated datum. Only these are explained; anything else fails.
+/// How the two judged a mutated datum. Only these differences are explained; anything else fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Judgement {
     BothRead,
     BothRefuse,
-    /// A text that is no UUID: apache-avro builds the value at once, a plan says so when the value is asked for.
+    /// A text that is not a UUID: apache-avro builds the value at once, a plan reports it when the value is requested.
     RefusedByThemForAUuid,
-    /// Millions of items without bytes: the same.
+    /// Millions of items without bytes: reported when requested, too.
     RefusedByThemForEmptyItems,
-    /// They cannot hold a decimal of no bytes, which is zero.
+    /// apache-avro cannot hold a decimal of no bytes, which is zero.
     RefusedByThemForADecimal,
-    /// An `int` or an index of more than five bytes, a `long` of more than ten or with more than 64 bits: they read more
-    /// than the specification has, and drop what does not fit.
+    /// An `int` or an index of more than five bytes, or a `long` of more than ten bytes or more than 64 bits: apache-avro
+    /// reads more than the specification allows and drops the excess bits.
     RefusedForANumber,
-    /// They do not look at the sizes of blocks.
+    /// apache-avro does not check the sizes of blocks.
     RefusedForABlockSize,
-    /// A block whose size has no room for its items, though the datum has: the same.
+    /// A block whose size has no room for its items, although the datum has: not checked either.
     RefusedForABlockCount,
-    /// They have no limit of depth but the stack.
+    /// apache-avro limits depth only by its stack.
     RefusedForItsDepth,
 }
 
@@ -141,7 +141,7 @@ fn judge_mutations(seed: u64, counts: &mut BTreeMap<Judgement, u64>) -> Result<(
                     error
                 ),
                 (Err(_), Ok(_)) => prop_assert!(false, "decoded what was refused: {:?}", answer),
-                // The two stop at the same place but for a text that is no UUID, which comes first for the decoder.
+                // Both stop at the same place, except for a text that is not a UUID, which the decoder reports first.
                 (Err(a), Err(b)) if !matches!(b, DatumError::Uuid { .. } | DatumError::EmptyItems { .. }) => {
                     prop_assert_eq!(a, b, "{:?}", datum)
                 }
@@ -166,7 +166,7 @@ fn judge_mutations(seed: u64, counts: &mut BTreeMap<Judgement, u64>) -> Result<(
     Ok(())
 }
 
-/// 80,000 mutated data, and three millions in a long run. `--nocapture` shows how they were judged.
+/// 80,000 mutated data, and three million in a long run. `--nocapture` shows how they were judged.
 #[test]
 fn mutated_data_are_judged_alike() {
     apache_avro::util::max_allocation_bytes(64 << 20);
@@ -212,7 +212,7 @@ proptest! {
         let plan = Plan::compile(Arc::clone(&schema), &["", "f0"]).unwrap();
         let _ = run(&plan, &bytes);
         let _ = schema.decode(&bytes);
-        // Marks that do not belong to the bytes: any answer will do.
+        // Marks that do not belong to the bytes: any answer is right, but no panic.
         let marks: Vec<u32> = (0..plan.marks()).map(|_| generator.random.below(70) as u32).collect();
         let _ = plan.value(0, &bytes, &marks);
         let _ = plan.value(1, &bytes, &marks);

@@ -1,4 +1,4 @@
-//! What other Avro libraries get wrong, and what this one does: each test names the defect.
+//! Defects of other Avro libraries, and what this one does instead: each test names the defect.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that fails says so by panicking.
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use messina::avro::{DatumError, Plan, Schema, Splice, Value, decimal_text};
 
-/// The answer of a run and of the decoder, which agree.
+/// The answer of both a run and the decoder, which must agree.
 fn judge(schema: &str, datum: &[u8]) -> Result<(), DatumError> {
     let schema = Arc::new(Schema::parse(schema).unwrap());
     let plan = Plan::compile(Arc::clone(&schema), &[""]).unwrap();
@@ -64,7 +64,7 @@ fn deep_recursion_is_an_error_not_an_abort() {
     for depth in [1_000, 1_000_000] {
         assert!(matches!(judge(TREE, &vec![2; depth]), Err(DatumError::Depth { .. })));
     }
-    // A list needs no place to return to, so that a run has no limit; building its value has one.
+    // A list needs no stack in a run, which therefore has no depth limit; building its value has one.
     let mut list = [2, 2].repeat(100_000);
     list.extend([2, 0]);
     let schema = Arc::new(Schema::parse(LIST).unwrap());
@@ -123,7 +123,7 @@ fn an_empty_decimal_is_zero() {
     assert!(unscaled.is_empty());
 }
 
-/// All versions of apache-avro drop what the tenth byte of a varint has too many bits; fastavro reads eleven bytes.
+/// All versions of apache-avro drop the excess bits in the tenth byte of a varint; fastavro reads eleven bytes.
 #[test]
 fn numbers_of_more_than_64_bits_are_refused() {
     let overflow = Err(DatumError::VarintOverflow { bits: 64, at: 0 });
@@ -156,7 +156,7 @@ fn ints_of_more_than_32_bits_are_refused() {
     );
 }
 
-/// serde_avro_fast does not look at skipped text and enum indexes; hamba and Java accept text that is not UTF-8.
+/// serde_avro_fast does not check skipped text and enum indexes; hamba and Java accept text that is not UTF-8.
 #[test]
 fn what_nobody_asks_for_is_checked_too() {
     let schema = r#"{"type":"record","name":"R","fields":[{"name":"a","type":"string"},
@@ -171,7 +171,7 @@ fn what_nobody_asks_for_is_checked_too() {
     assert_eq!(run(&[2, b'a', 2, 2]), Err(DatumError::Boolean { value: 2, at: 3 }));
 }
 
-/// fastavro takes a negative union index from the end, as Python does.
+/// fastavro counts a negative union index from the end, as Python does.
 #[test]
 fn a_negative_union_index_is_refused() {
     assert_eq!(
@@ -184,7 +184,7 @@ fn a_negative_union_index_is_refused() {
     );
 }
 
-/// arrow-avro hangs on an array of two thousand million nulls, which is six bytes.
+/// arrow-avro hangs on an array of two billion nulls, which is six bytes long.
 #[test]
 fn an_array_of_nulls_takes_no_time() {
     let mut datum = varint(2_000_000_000);
@@ -195,7 +195,7 @@ fn an_array_of_nulls_takes_no_time() {
     assert!(matches!(schema.decode(&datum), Err(DatumError::EmptyItems { .. })));
 }
 
-/// hamba writes blocks with negative counts and their size, which is valid.
+/// hamba writes blocks with negative counts and their sizes, which is valid.
 #[test]
 fn blocks_with_sizes_are_read() {
     let items = decode(r#"{"type":"array","items":"int"}"#, &[3, 4, 2, 4, 2, 6, 0]).unwrap();
@@ -206,7 +206,7 @@ fn blocks_with_sizes_are_read() {
     ));
 }
 
-/// The prototype took a block count of zero that is written as a longer varint for a block.
+/// The prototype took a block count of zero for a block if it was written as a longer varint.
 #[test]
 fn a_zero_may_be_written_long() {
     for schema in [

@@ -1,8 +1,8 @@
-//! Data that other libraries wrote, stored: they are read as what they were, and written again as the same value.
+//! Stored data that other libraries wrote: they are read as the values that they were, and written again as the same values.
 //!
-//! `tests/tools/avro_corpus.py` made those of fastavro. `tests/tools/avro_java/run` made those of Apache Avro for Java, and had
-//! Java read what the splice makes of them: the spliced bytes are stored too, and are made anew here, so that what Java
-//! read is what is made. With `UPDATE_CORPUS` this file takes its part in that script, and tests nothing.
+//! `tests/tools/avro_corpus.py` made those of fastavro. `tests/tools/avro_java/run` made those of Apache Avro for Java, and let
+//! Java read the spliced output, which is stored too. Here the splice runs again and must produce the same bytes, so what Java
+//! has read is what is produced today. With `UPDATE_CORPUS` this file does its part of that script and tests nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that fails says so by panicking.
 
@@ -16,7 +16,7 @@ use messina::avro::{PADDING, Plan, Schema, Value};
 use serde_json::{Value as Json, json};
 
 fn place(name: &str) -> PathBuf {
-    // The package is the whole one, or the one in `fuzz`.
+    // This file is compiled in the main package and in the one in `fuzz`.
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = ["tests/corpus", "../tests/corpus"].map(|folder| package.join(folder));
     folders.iter().find(|folder| folder.is_dir()).unwrap().join(name)
@@ -30,7 +30,7 @@ fn update() -> Option<String> {
     std::env::var("UPDATE_CORPUS").ok()
 }
 
-/// The data of a file: each with its length before it.
+/// The data of a file, each preceded by its length.
 struct Data<'a>(&'a [u8]);
 
 impl<'a> Data<'a> {
@@ -46,7 +46,8 @@ fn latin(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-/// Whether a value is what the JSON says: bytes are text there, one letter a byte, and logical types are what they are made of.
+/// Whether a value equals the JSON, where bytes are text with one character per byte, and logical types have their underlying
+/// types.
 fn same(value: &Value<'_>, json: &Json) -> bool {
     match (value, json) {
         (Value::Null, Json::Null) => true,
@@ -62,7 +63,7 @@ fn same(value: &Value<'_>, json: &Json) -> bool {
             json.as_i64() == Some(*value)
         }
         (Value::Decimal { unscaled, .. }, Json::String(json)) => latin(unscaled) == *json,
-        // Of text or of sixteen bytes.
+        // A UUID may be text or sixteen bytes.
         (Value::Uuid(value), Json::String(json)) => {
             messina::avro::uuid::parse(json.as_bytes()) == Some(*value) || latin(value) == *json
         }
@@ -90,7 +91,7 @@ fn same(value: &Value<'_>, json: &Json) -> bool {
     }
 }
 
-/// Reads what was written, in every way, and returns how many data there were.
+/// Reads the data in every way, and returns how many there were.
 fn read_all(data: &[u8], entries: &Json) -> usize {
     let (mut data, mut count) = (Data(data), 0);
     for entry in entries.as_array().unwrap() {
@@ -151,7 +152,7 @@ fn what_java_wrote_is_read_and_written_again() {
     assert!(count > 300, "{count}");
 }
 
-/// What the splice makes of what Java wrote, in the file's form.
+/// Splices the data that Java wrote, and passes on each output.
 fn splice_all(entries: &Json, mut spliced: impl FnMut(&Schema, &[u8], &Json)) {
     let bytes = stored("java.bin");
     let mut data = Data(&bytes);
@@ -201,7 +202,8 @@ fn what_is_spliced_is_what_java_resolves_and_reads() {
     assert!(changed > 300, "{changed}");
 }
 
-/// The schemas of Java's corpus: generated ones, each with one that it resolves to, the interoperability schema and the rich one.
+/// The schemas of Java's corpus, each with one that it resolves to: generated ones, the interoperability schema, and the rich
+/// one.
 fn write_schemas() {
     let mut entries = Vec::new();
     let mut add = |generator: &mut Generator, json: &Json| {
@@ -211,7 +213,7 @@ fn write_schemas() {
     for seed in 0..60 {
         let mut generator = Generator::new(seed);
         let json = generator.schema();
-        // Large ones add length, and no kind of their own.
+        // Large schemas only add length, and no new kinds.
         if json.to_string().len() < 2500 {
             add(&mut generator, &json);
         }

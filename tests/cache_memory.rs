@@ -1,7 +1,7 @@
-//! The cache's promise about memory, held against what is really allocated.
+//! Checks the cache's memory limit against what is really allocated.
 //!
-//! A counting allocator, rounding to 16 bytes as the usual ones do, sees everything that the cache holds: keys, rows and
-//! its own tables. Alone in its file, since the count is of the whole process.
+//! A counting allocator, which rounds to 16 bytes as the usual ones do, sees everything that the cache holds: keys, rows
+//! and its own tables. Alone in its file, because it counts for the whole process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! `messina test` as a user has it: the example's cases pass, a wrong one says why, and `--update` writes what came.
+//! `messina test` as users see it: the example's cases pass, a wrong one says why, and `--update` writes the actual results.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -11,7 +11,7 @@ fn command(arguments: &[&str]) -> Command {
     command
         .arg("test")
         .args(arguments)
-        // What is embedded listens on this host, and no proxy is asked for it.
+        // The embedded services listen on this host, and must not be reached through a proxy.
         .env("http_proxy", "http://127.0.0.1:9");
     command
 }
@@ -32,7 +32,7 @@ fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.test.toml")
 }
 
-/// A file in a folder of its own; paths in it are those of the example.
+/// A file in a folder of its own; relative paths in it resolve as for the example.
 fn file(name: &str, text: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cases-{name}"));
     std::fs::create_dir_all(&folder).unwrap();
@@ -48,7 +48,7 @@ fn file(name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// What comes of cases of these pipelines, which are on topics of the example's schema; `head` is what the file of cases begins with.
+/// The output for cases of these pipelines, whose topics have the example's schema; `head` begins the file of cases.
 fn tried(name: &str, head: &str, cases: &[String], pipelines: &str) -> Output {
     let services = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\nregister = true\n";
     let path = file(name, &format!("config = [\"{name}.toml\"]\n{head}\n{}", cases.concat()));
@@ -95,7 +95,7 @@ fn a_wrong_case_says_what_came_and_an_update_writes_it() {
     );
     let output = messina(&[path, "--only", "known user"]);
     assert!(stdout(&output).ends_with("1 passed, 0 failed\n"), "{}", stdout(&output));
-    // The write is left out by its condition in no case that ran.
+    // No case that ran made the condition leave the write out.
     assert!(
         stdout(&output).contains("not tried: navigation: step history left out by its `when`"),
         "{}",
@@ -117,7 +117,7 @@ fn that_no_case_is_meant_is_an_error() {
 #[test]
 fn an_interrupt_leaves_nothing_behind() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cases-interrupted");
-    // An earlier run may have left it.
+    // An earlier run may have left the folder.
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     let entries = || -> Vec<PathBuf> {
@@ -296,7 +296,7 @@ bind = { user_id = "event.user.id" }
 fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
     let head = "schemas = { a = \"schemas/navigation.avsc\", b = \"schemas/navigation.avsc\" }\n\
         [tables]\nprofiles = \"user_id text PRIMARY KEY, segment text\"\nseen = \"id bigint PRIMARY KEY, segment text\"";
-    // The rows of the second are what the first has waited for.
+    // The second case inserts the row that the first one waits for.
     let case = |pipeline: &str, user: &str, rows: &str| {
         format!(
             "[[cases]]\nname = \"{user} by {pipeline}\"\npipeline = \"{pipeline}\"\nrows.profiles = [{rows}]\n\

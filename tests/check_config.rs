@@ -1,6 +1,6 @@
 //! The configuration's promise: every mistake is found at once, at its place, with a remedy, and secrets stay secret.
 //!
-//! One broken configuration per file in `tests/config/broken`, one snapshot of its findings each.
+//! One broken configuration per file in `tests/config/broken`, and one snapshot of the findings for each.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
@@ -50,7 +50,7 @@ fn refused(texts: &[&str], env: &[(&str, &str)]) -> Diagnostics {
     load(texts, env).expect_err("the configuration should be refused")
 }
 
-/// All that `check` says about a file, of either phase.
+/// All findings of `check` about a file, from both phases.
 fn findings(path: &Path) -> Diagnostics {
     match config::load(&[path.to_path_buf()], std::iter::empty()) {
         Ok((config, sources)) => config::check(&config, &sources).into(),
@@ -87,7 +87,7 @@ fn every_finding_has_a_place_and_a_remedy() {
                     .iter()
                     .any(|place| place.label.starts_with("did you mean"));
             assert!(said, "{}: nothing is proposed: {finding:?}", path.display());
-            // What is absent altogether has no place.
+            // Whatever is missing altogether has no place.
             let absent = matches!(finding.code.id, "MES0102" | "MES0201");
             let Some(place) = &finding.place else {
                 assert!(absent, "{}: no place: {finding:?}", path.display());
@@ -183,7 +183,7 @@ fn the_example_loads() {
         .map(|b| b.name.as_str())
         .collect();
     assert_eq!(set, ["segment", "score", "processed_at"], "fields keep their order");
-    // Only the files of another machine are missing here.
+    // Only files of another machine are missing here.
     for finding in config::check(&config, &sources) {
         assert!(matches!(finding.code.id, "MES0402" | "MES0403"), "{finding:?}");
     }
@@ -481,7 +481,7 @@ fn one_text_is_a_list_with_commas() {
     assert!(commas.contains("`scylla.nodes` is not text"), "{commas}");
 }
 
-/// What `check` says about a pipeline with these sections, by code and message.
+/// The findings of `check` about a pipeline with these sections, as code and message.
 fn said(properties: &str, rest: &str) -> Vec<(String, String)> {
     let text = format!(
         "[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\n{properties}\n[registry]\nurl = \"http://a\"\n\
@@ -610,7 +610,7 @@ fn properties_of_which_librdkafka_makes_no_client_are_found() {
         assert!(said.len() == 1 && said[0].0 == "MES0407", "{properties}: {said:?}");
         assert!(said[0].1.contains(told), "{said:?}");
     }
-    // What only the machine has that it is to run on is left out.
+    // Things that only the target machine has are not checked.
     let elsewhere = "\"security.protocol\" = \"ssl\"\n\"ssl.ca.location\" = \"/is/not/there\"\n\
                      \"plugin.library.paths\" = \"is-not-there\"\nretries = 1";
     is_sound(elsewhere, SOURCE);
@@ -666,7 +666,7 @@ fn members_of_one_group_have_instances_of_their_own() {
         "{said_of_one:?}"
     );
     is_sound("", &two("h", 1));
-    // A number is appended.
+    // With several consumers, a number is appended to each id.
     is_sound("", &two("g", 2));
     let numbered = |id: &str| two("g", 2).replacen("\"i\"", &format!("\"{id}\""), 1);
     is_sound("", &numbered("i-2"));
@@ -684,11 +684,11 @@ fn an_instance_by_a_name_that_brokers_do_not_take_is_found() {
     for id in ["pod 0", "pod/0", &"p".repeat(241)] {
         let told = said("", &source(id, ""));
         assert!(told.len() == 1 && told[0].0 == "MES0203", "{id}: {told:?}");
-        // Where nothing is appended, brokers take any.
+        // With this protocol nothing is appended, and brokers accept any id.
         is_sound("", &source(id, ", group_protocol = \"consumer\""));
     }
     is_sound("", &source(&"p".repeat(240), ""));
-    // The longest is the last of them.
+    // The last id is the longest.
     let numbered = |length: usize| source(&"p".repeat(length), "") + "consumers = 11\n";
     is_sound("", &numbered(237));
     let told = said("", &numbered(238));
@@ -807,7 +807,7 @@ fn keys_that_do_not_go_together_are_found() {
     assert!(tls("http://registry:8081") && !tls("https://registry:8081"));
 }
 
-/// A pipeline with transactions, which are aborted after 45 s unless more is said, and with these steps.
+/// A pipeline with these steps and with transactions, which are aborted after 45 s unless configured otherwise.
 fn with_transactions(steps: &str) -> String {
     format!("delivery = \"exactly_once\"\n{SOURCE}{steps}[scylla]\nnodes = \"n\"\n")
 }
@@ -847,7 +847,7 @@ fn a_step_that_gives_up_later_than_its_transaction_is_found() {
         of(step("a", &format!("{write}\nretry = {{ max_elapsed = \"{time}\" }}")))
     };
     let custom = |time: &str| of(step("a", &format!("custom = \"c\"\ntimeout = \"{time}\"")));
-    // It may have made its attempts before.
+    // The attempts may be used up before the time is.
     let counted = |time: &str| failing(time).replace("max_elapsed", "max_attempts = 3, max_elapsed");
     let (will, may) = ("`a` would never give a record up", "`a` may never give a record up");
     let surely: [&dyn Fn(&str) -> String; 3] = [&missing, &failing, &writes];
@@ -861,7 +861,7 @@ fn a_step_that_gives_up_later_than_its_transaction_is_found() {
         is_sound("\"transaction.timeout.ms\" = 61000", &gives_up_after("45s"));
     }
     is_sound("", &missing("45s").replace("exactly_once", "at_least_once"));
-    // What they do unless they say so.
+    // What steps do by default.
     let bounded = look_up("a", "on_error = \"null\"") + &look_up("b", "on_error = \"skip\"");
     is_sound("", &of(bounded + &step("c", "custom = \"c\"")));
 }
@@ -967,7 +967,7 @@ fn warnings_alone_are_not_errors() {
     assert!(!findings.has_errors());
 }
 
-/// Pieces of TOML and of Messina's own keys, so that random text is nearly a configuration.
+/// Pieces of TOML and Messina's own keys, so that random text is almost a configuration.
 fn piece() -> impl Strategy<Value = String> {
     let words = [
         "[kafka]",

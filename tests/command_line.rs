@@ -1,5 +1,5 @@
-//! What all commands have in common: how they begin, and how they end when nobody reads what they say, when `RUST_LOG` is no filter, and where the services
-//! are not.
+//! What all commands have in common: how they begin, and how they end if nobody reads their output, if `RUST_LOG` is not a filter, or if the services cannot
+//! be reached.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -17,7 +17,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-/// How long a loaded machine may take; whatever is waited for comes in seconds.
+/// How long to wait on a loaded machine; normally everything comes within seconds.
 const LONG: Duration = Duration::from_secs(60);
 
 fn messina(arguments: &[&str]) -> Command {
@@ -26,7 +26,7 @@ fn messina(arguments: &[&str]) -> Command {
     command
 }
 
-/// A sound configuration.
+/// Writes a sound configuration.
 fn config(name: &str, brokers: &str) -> String {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("command-line-{name}.toml"));
     let text = format!(
@@ -53,7 +53,7 @@ fn stderr_that_nobody_reads_changes_nothing() {
     }
 }
 
-/// How a command ends whose stdout nobody reads, and what it says on stderr.
+/// The exit code and stderr of a command whose stdout nobody reads.
 fn unread(arguments: &[&str]) -> (Option<i32>, String) {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -97,7 +97,7 @@ fn a_replay_that_fails_says_so_although_nobody_reads() {
     assert!(stderr.contains("the brokers have no topic 'dead'"), "{stderr}");
 }
 
-/// The mock cluster makes each topic that a client asks for, unless the client says that it is not to.
+/// The mock cluster creates each topic that a client asks for, unless the client asks it not to.
 #[test]
 fn a_replay_makes_no_topic() {
     const LIMIT: Duration = Duration::from_secs(30);
@@ -144,7 +144,7 @@ fn a_replay_makes_no_topic() {
 #[test]
 fn a_check_tells_what_it_found_before_a_service_did_not_answer() {
     let database = Path::new(env!("CARGO_TARGET_TMPDIR")).join("command-line-empty.db");
-    // A database without a table.
+    // A database without any table.
     std::fs::write(&database, "").unwrap();
     let config = config("away", "127.0.0.1:9");
     let step = "[[pipelines.p.steps]]\nname = \"row\"\nlookup = \"SELECT a FROM nobody WHERE b = :b\"\n";
@@ -179,7 +179,7 @@ fn a_database_of_another_folder_is_told_with_its_whole_path() {
         " (the file is {}: a relative path counts from the working directory)",
         folder.join("shop.db").display()
     );
-    // The check makes no file, and finds the empty one that the run has made.
+    // A check does not create the file; it finds the empty one that the run has created.
     for (arguments, says) in [
         (
             &["check", "--online", "-c", &config][..],
@@ -200,7 +200,7 @@ fn a_database_of_another_folder_is_told_with_its_whole_path() {
     }
 }
 
-/// Before there is a cluster there is none of its secrets.
+/// A cluster that does not exist yet has no secrets yet.
 #[test]
 fn a_size_needs_neither_the_secrets_nor_the_certificates_of_production() {
     let config = config("secrets", "127.0.0.1:9");
@@ -224,7 +224,7 @@ fn a_size_needs_neither_the_secrets_nor_the_certificates_of_production() {
     );
 }
 
-/// What `tap` and `health` say of one answer: their exit codes and stderr.
+/// Exit codes and stderr of `tap` and `health` for one answer.
 fn asked(answer: &'static str) -> Vec<(Option<i32>, String)> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -268,7 +268,7 @@ fn whoever_else_listens_there_is_not_taken_for_messina() {
             assert!(!said.contains('<') && !said.contains("shown"), "{answer}: {said}");
         }
     }
-    // These words are Messina's own.
+    // These are Messina's own words.
     let (code, said) = asked("HTTP/1.0 404 Not Found\r\n\r\nthere is no pipeline p: there are q\n").swap_remove(0);
     assert_eq!(code, Some(64), "{said}");
     assert_eq!(said, "error: there is no pipeline p: there are q\n");
@@ -293,7 +293,7 @@ fn a_rust_log_that_is_no_filter_ends_every_command_alike() {
     }
 }
 
-/// Starts a command, by another one where that is given, that reads its configuration from a pipe, and returns when it does.
+/// Starts a command that reads its configuration from a pipe, through another command if one is given. Returns when it has opened the pipe.
 fn begun(name: &str, by: &[&str], command: &str) -> (Child, File) {
     let pipe = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("command-line-{name}.pipe"));
     let _ = std::fs::remove_file(&pipe);
@@ -313,7 +313,7 @@ fn begun(name: &str, by: &[&str], command: &str) -> (Child, File) {
         .unwrap();
     let deadline = Instant::now() + LONG;
     loop {
-        // Without somebody who reads it cannot be opened so.
+        // This fails until somebody reads from the pipe.
         let opened = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe);
         match (opened, child.try_wait().unwrap()) {
             (Ok(writer), _) => return (child, writer),
@@ -349,8 +349,8 @@ fn as_many_files_may_be_open_as_the_hard_limit_allows() {
     assert!(numbers[0] != "64" && numbers[0] == numbers[1], "{limits}");
 }
 
-/// The kernel drops a signal for the first process of a container that has not yet said what is to come of it. Where no such process can be started, as in a
-/// container without rights, the signal of an ordinary one is seen to end it.
+/// For the first process of a container, the kernel drops a signal that the process has not set a handler for. If the test may not start such a process, as
+/// in a container without rights, it checks that the signal ends an ordinary process.
 #[test]
 fn a_signal_that_comes_before_anybody_listens_ends_a_run() {
     let first = "unshare --user --map-root-user --pid --fork --kill-child".split(' ');

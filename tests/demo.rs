@@ -1,5 +1,4 @@
-//! `messina demo` end to end: what it publishes, skips and gives up is what its own verifier expects, and it says so; signals end it, and nothing is left
-//! behind.
+//! `messina demo` end to end: its own verifier confirms what it publishes, skips and gives up; signals end it; and nothing is left behind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -13,32 +12,32 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 const RECORDS: u64 = 8000;
-/// How long a loaded machine may take; whatever is waited for comes in seconds.
+/// How long to wait on a loaded machine; normally everything comes within seconds.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Two that start at once may both find the status page's usual port free.
+/// Two demos that start at the same time may both find the status page's usual port free.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A demo of minutes, with a folder of its own for temporary files.
+/// A demo that runs for minutes, with its own folder for temporary files.
 struct Demo {
     process: Child,
     folder: PathBuf,
 }
 
 impl Demo {
-    /// Starts it, and waits until its directory is there.
+    /// Starts it and waits until its directory exists.
     fn start(name: &str) -> Demo {
         Demo::start_with(name, libc::SIG_DFL)
     }
 
-    /// The same, with what is to come of SIGHUP, however these tests were started.
+    /// The same, with this action for SIGHUP, whatever these tests themselves inherited.
     fn start_with(name: &str, hangup: libc::sighandler_t) -> Demo {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("demo-{name}"));
-        // A run before this one may have left it.
+        // An earlier run may have left the folder.
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
@@ -72,7 +71,7 @@ impl Demo {
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
-    /// Waits until records are on their way.
+    /// Waits until records are being processed.
     fn is_under_way(&mut self) {
         let lines = BufReader::new(self.process.stderr.take().unwrap()).lines();
         let mut lines = lines.map_while(Result::ok);
@@ -85,7 +84,7 @@ impl Demo {
         assert_eq!(unsafe { libc::kill(id, signal) }, 0);
     }
 
-    /// Its exit code, once it has ended and left nothing behind; none where a signal has killed it.
+    /// Its exit code, once it has ended and left nothing behind; None if a signal has killed it.
     fn end(&mut self) -> Option<i32> {
         let deadline = Instant::now() + LONG;
         let status = loop {
@@ -103,7 +102,7 @@ impl Demo {
 
 impl Drop for Demo {
     fn drop(&mut self) {
-        // It has ended, unless the test fails.
+        // It has ended already, unless the test failed.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -168,7 +167,7 @@ fn a_second_signal_ends_it_at_once_and_leaves_nothing_behind() {
     let _alone = alone();
     let mut demo = Demo::start("twice");
     demo.is_under_way();
-    // Two of one kind could be told as one.
+    // Two signals of one kind might be merged into one.
     demo.send(libc::SIGINT);
     demo.send(libc::SIGTERM);
     assert_eq!(demo.end(), Some(130));
@@ -179,7 +178,7 @@ fn the_demo_verifies_what_it_did() {
     let _alone = alone();
     let output = Command::new(env!("CARGO_BIN_EXE_messina"))
         .args(["demo", "--json", "--records", &RECORDS.to_string()])
-        // What is embedded listens on this host, and no proxy is asked for it.
+        // The embedded services listen on this host, and must not be reached through a proxy.
         .env("http_proxy", "http://127.0.0.1:9")
         .output()
         .unwrap();

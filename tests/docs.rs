@@ -1,5 +1,5 @@
-//! The documentation holds together: every page is in the book, every link leads somewhere, and the recipes of docs/cookbook.md are what they are said to
-//! be: each is on the page as it is, passes the check, and its cases pass.
+//! The documentation is consistent: every page is in the book, every link leads somewhere, and the recipes of docs/cookbook.md are what they claim to be:
+//! each is on the page verbatim, passes the check, and its cases pass.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -16,7 +16,7 @@ fn folder() -> PathBuf {
     root().join("config/cookbook")
 }
 
-/// The pages of docs, relative to it.
+/// The pages of docs, relative to that folder.
 fn pages() -> Vec<String> {
     let mut pages = Vec::new();
     for folder in ["", "runbooks/"] {
@@ -31,7 +31,7 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// The targets of a page's links, code left out.
+/// The targets of a page's links, except those in code.
 fn links(text: &str) -> Vec<String> {
     let prose: String = text.split("```").step_by(2).collect();
     let mut links = Vec::new();
@@ -84,11 +84,11 @@ fn every_exit_code_is_in_the_table() {
     let codes: Vec<i32> = table.lines().filter_map(code).collect();
     let [usage, unavailable, internal, config] =
         [Exit::Usage, Exit::Unavailable, Exit::Internal, Exit::Config].map(|exit| exit as i32);
-    // A case that fails is a plain failure, and a signal's end is the shell's.
+    // A failed case is an ordinary failure, and the shell reports the end by a signal.
     assert_eq!(codes, [0, 1, usage, unavailable, internal, config, 130]);
 }
 
-/// All files of Rust below a folder, those of tests left out.
+/// All Rust files below a folder, except tests.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -106,7 +106,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The words of the tables of reasons: of what cannot pass, of what may, and of what halts.
+/// The words of the three tables of reasons: permanent failures, transient ones, and fatal ones.
 fn reasons() -> [Vec<String>; 3] {
     let page = std::fs::read_to_string(root().join("docs/reliability.md")).unwrap();
     let (_, behind) = page.split_once("## Reasons\n").unwrap();
@@ -134,7 +134,7 @@ fn every_reason_of_a_failure_is_in_the_tables_and_no_other() {
     for file in files {
         let text = std::fs::read_to_string(file).unwrap();
         let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-        // How a failure is made, and what of it: its class and its reason in this order, or the reason alone.
+        // How failures are made in the code: with class and reason in this order, or with the reason alone.
         for made in [
             "::permanent(",
             "::transient(",
@@ -160,7 +160,7 @@ fn every_reason_of_a_failure_is_in_the_tables_and_no_other() {
     assert!(gone.is_empty(), "no failure has {gone:?}");
 }
 
-/// Another class is another end of the record.
+/// The class decides how a record ends.
 #[test]
 fn every_reason_of_the_database_is_in_the_table_of_its_class() {
     let text = std::fs::read_to_string(root().join("src/store/classify.rs")).unwrap();
@@ -170,7 +170,7 @@ fn every_reason_of_the_database_is_in_the_table_of_its_class() {
         for rest in text.split(&format!("({class}, \"")).skip(1) {
             let (word, _) = rest.split_once('"').unwrap();
             seen += 1;
-            // A login that is refused at the start is a mistake, and what the table tells of is that it is refused later.
+            // A login refused at the start is a configuration mistake; the table is about one that is refused later.
             let at_the_start = (class, word) == ("Fatal", "authentication");
             if !at_the_start && !table.iter().any(|told| told == word) {
                 wrong.push(format!("{class}: {word}"));
@@ -181,7 +181,7 @@ fn every_reason_of_the_database_is_in_the_table_of_its_class() {
     assert!(wrong.is_empty(), "other classes in docs/reliability.md: {wrong:?}");
 }
 
-/// All recipes, by name.
+/// The names of all recipes.
 fn recipes() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder())
         .unwrap()
@@ -259,7 +259,7 @@ fn texts() -> Vec<(String, String)> {
     .collect()
 }
 
-/// Blocks of code of a language.
+/// The code blocks of a language.
 fn blocks<'t>(text: &'t str, language: &str) -> Vec<&'t str> {
     let begin = format!("```{language}\n");
     text.split(&begin)
@@ -312,7 +312,7 @@ fn every_command_that_is_shown_exists_with_its_options() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The words of a help text, without what stands around them.
+/// The words of a help text, without punctuation.
 fn words_of(output: &Output) -> Vec<String> {
     let text = words(output);
     let split = text.split(|c: char| c.is_whitespace() || ",[]=<>()`".contains(c));
@@ -328,7 +328,7 @@ fn every_configuration_that_is_shown_is_one() {
     for (page, text) in texts().iter().filter(|(page, _)| page != "docs/cookbook.md") {
         for block in blocks(text, "toml") {
             seen += 1;
-            // A step of one's own is known to its own program alone.
+            // A custom step is known only to its own program.
             if block.contains("custom = ") {
                 assert!(
                     own.contains(block.trim()),

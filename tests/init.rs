@@ -1,4 +1,4 @@
-//! `messina init` without services: what it drafts from a schema's file and a table of SQLite passes `check` and `test`, and nothing is overwritten.
+//! `messina init` without services: what it drafts from a schema file and a SQLite table passes `check` and `test`, and nothing is overwritten.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -21,7 +21,7 @@ impl Folder {
         Folder(folder)
     }
 
-    /// `messina`, to be run there.
+    /// A `messina` command that runs in the folder.
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
         command
@@ -36,7 +36,7 @@ impl Folder {
         self.command(arguments).output().unwrap()
     }
 
-    /// The same, which must end with this code; what it says on stdout and stderr.
+    /// The same with an expected exit code; returns stdout and stderr.
     fn must(&self, code: i32, arguments: &str) -> (String, String) {
         let output = self.messina(arguments);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -94,7 +94,7 @@ fn a_look_up_and_a_write_pass_check_and_test() {
         "bind = { user_id = \"event.user.id\" }",
         "write = \"INSERT INTO history (user_id, ts, event_id, partner_id, segment) VALUES (:user_id, :ts, :event_id, :partner_id, :segment)\"",
         "segment = \"user.segment\"",
-        // The event has a field of this name.
+        // The prefix avoids a field of the event with the same name.
         "user_partner_id = \"user.partner_id\"",
         "# left out: column spare, no field is named like it",
     ] {
@@ -103,7 +103,7 @@ fn a_look_up_and_a_write_pass_check_and_test() {
     folder.must(0, "check -c events.toml");
     let (out, _) = folder.must(0, "test events.test.toml");
     assert!(out.ends_with("1 passed, 0 failed\n"), "{out}");
-    // The row was found: it is in the output, and in the row that was written.
+    // The row was found: its value is in the output, and in the row that was written.
     let case = folder.read("events.test.toml");
     let expected = &case[case.find("expect = ").unwrap()..];
     assert_eq!(expected.matches("\"segment\": \"segment-1\"").count(), 2, "{case}");
@@ -112,7 +112,7 @@ fn a_look_up_and_a_write_pass_check_and_test() {
         "{case}"
     );
 
-    // Nothing is overwritten, and nothing is written beside what is there.
+    // Nothing is overwritten, and no file is added to those that exist.
     folder.write("events.toml", "mine");
     let (_, said) = folder.must(64, &flags);
     assert!(
@@ -174,7 +174,7 @@ fn tables_of_every_type_and_names_in_quotes_pass_check_and_test() {
         "{text}"
     );
     tested("--schema tree.avsc --table nodes", "tree");
-    // Its own file serves where it lies beside the case.
+    // A file that already lies beside the case is used as it is.
     assert!(!folder.0.join("tree.avsc.toml").exists() && folder.read("tree.test.toml").contains("\"tree.avsc\""));
 }
 
@@ -221,7 +221,7 @@ fn a_made_up_record_is_one_that_its_columns_take_or_that_is_said() {
     );
     assert!(expected.contains("pages"), "{expected}");
 
-    // Nobody knows which field an expression gives an address from.
+    // One cannot tell from which field an expression gets an address.
     let (expected, said) = drafted("odd", "--bind ip=string(event.id)");
     assert!(expected.contains("\"outcome\": \"dead_lettered\""), "{expected}");
     assert!(
@@ -302,7 +302,7 @@ fn names_that_are_words_of_cel_pass_check_and_test() {
     let (out, _) = folder.must(0, "test t.test.toml");
     assert!(out.ends_with("1 passed, 0 failed\n"), "{out}");
 
-    // A draft that its own check refuses is shown, for the findings point into it.
+    // A draft that its own check refuses is printed, because the findings point into it.
     let (out, said) = folder.must(78, &format!("{flags} --bind in=event.false.in --out wrong.toml"));
     assert!(out.contains("bind = { value_in = \"event.false.in\" }"), "{out}");
     assert!(
@@ -323,14 +323,14 @@ fn two_drafts_of_one_topic_are_two_pipelines_with_two_groups() {
         assert!(folder.read(file).contains(&format!("\ngroup = \"{group}\"")), "{file}");
     }
     folder.must(0, "check -c a.toml -c b.toml");
-    // Both are there.
+    // Both pipelines are found.
     for pipeline in ["t-a", "t-b"] {
         folder.must(
             0,
             &format!("size -c a.toml -c b.toml --rate 1000 --pipeline {pipeline}"),
         );
     }
-    // The topic's own file is the topic's own pipeline, by default too.
+    // A file named after the topic holds the pipeline named after the topic, which is also the default.
     folder.must(0, &format!("{flags} --out t.toml"));
     assert!(folder.read("t.toml").contains("\ngroup = \"messina-t\""));
     let (_, said) = folder.must(64, &flags);
@@ -364,7 +364,7 @@ fn a_draft_that_is_refused_leaves_no_file_in_the_way_of_the_next() {
         );
         assert!(left().is_empty(), "{:?}", left());
     }
-    // Only the case shows that a record goes into no text.
+    // Only the case shows that a record does not fit into a text.
     let wrong = format!("{flags} --bind user_id=event.user --test");
     let (out, said) = folder.must(64, &wrong);
     assert!(
@@ -373,13 +373,13 @@ fn a_draft_that_is_refused_leaves_no_file_in_the_way_of_the_next() {
         "{said}"
     );
     assert!(left().is_empty(), "{:?}", left());
-    // The finding points into it.
+    // The finding points into the printed draft.
     assert!(out.contains("bind = { user_id = \"event.user\" }"), "{out}");
     assert!(said.contains("t.toml is not written"), "{said}");
     folder.must(0, &format!("{flags} --bind user_id=event.user.id --test"));
     let all = ["t.avsc", "t.test.toml", "t.toml"];
     assert_eq!(left(), all);
-    // What was there before is never taken away.
+    // Existing files are never removed.
     folder.must(64, &wrong);
     folder.must(64, &format!("{wrong} --force"));
     assert_eq!(left(), all);
@@ -497,7 +497,7 @@ fn what_is_missing_is_named_by_its_flag() {
         &format!("init {some} --table blobs --bind k=record.key --out blobs.toml"),
     );
     folder.must(0, "check -c blobs.toml");
-    // The registry is not there, and no file is given.
+    // The registry is not reachable, and no file is given.
     let (_, said) = folder.must(
         69,
         "init --topic t --brokers 127.0.0.1:9 --registry http://127.0.0.1:9 --store sqlite:test.db --table users",
@@ -506,19 +506,19 @@ fn what_is_missing_is_named_by_its_flag() {
     assert!(!folder.0.join("t.toml").exists());
 }
 
-/// What is asked, with the answer to each question; gives all that was on the screen, and the exit code.
+/// Answers each question as it comes. Returns everything that was on the screen, and the exit code.
 fn asked(folder: &Folder, arguments: &str, answers: &[(&str, &str)]) -> (String, Option<i32>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
     command.args(arguments.split_whitespace()).current_dir(&folder.0);
     let (mut master, slave) = terminal::on_terminal(&mut command);
     let mut child = command.spawn().unwrap();
-    // Its ends are closed with it, and with the command itself.
+    // Closes our copies of the slave end, so that only the child holds it.
     drop((command, slave));
     let (mut seen, mut answered) = (String::new(), 0);
     let mut answers = answers.iter();
     let mut next = answers.next();
     let mut part = [0; 4096];
-    // When nobody has the other end any more, reading fails.
+    // Reading fails once nobody holds the other end any more.
     while let Ok(read @ 1..) = master.read(&mut part) {
         seen.push_str(&String::from_utf8_lossy(&part[..read]));
         if let Some((question, answer)) = next
@@ -561,7 +561,7 @@ fn on_a_terminal_it_asks_for_what_no_flag_says() {
     );
     assert_eq!(folder.read("web-events.toml"), by_flags.read("web-events.toml"));
 
-    // A CQL database has keyspaces; nobody is there to be asked for its tables.
+    // A CQL database has keyspaces, and asks for one. Its tables cannot be listed, because no server answers.
     let arguments_of_cql = format!("init --topic t --schema {}", schema("event"));
     let answers = [
         ("(--brokers)", "localhost:9092"),
@@ -573,7 +573,7 @@ fn on_a_terminal_it_asks_for_what_no_flag_says() {
     let (seen, code) = asked(&folder, &arguments_of_cql, &answers);
     assert_eq!(code, Some(69), "{seen}");
 
-    // Nothing is drafted from no answer.
+    // Without an answer, nothing is drafted.
     let (seen, code) = asked(&folder, &arguments, &[("(--topic)", "")]);
     assert_eq!(code, Some(64), "{seen}");
     assert!(seen.contains("--topic is missing: topic to read"), "{seen}");

@@ -1,7 +1,7 @@
-//! References on a real server that speaks MongoDB's protocol: loaded whole, followed by change stream, kept whatever fails.
+//! References on a real server that speaks MongoDB's protocol: loaded completely, followed by change stream, and kept whatever fails.
 //!
-//! The first test uses the server of `MONGO_URI`; the others start one of their own on other ports, because they kill it. That one asks
-//! for a password (SCRAM) and is spoken to over TLS.
+//! The first test uses the server of `MONGO_URI`. The others start one of their own on other ports, because they kill it; it requires a
+//! password (SCRAM), and the connection uses TLS.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 #[path = "support/own.rs"]
@@ -49,13 +49,13 @@ fn partner(id: i64) -> Document {
     }
 }
 
-/// A reference that is followed, and what its test changes.
+/// A reference that is followed, and the collection that its test changes.
 struct Followed {
     reference: Arc<Reference>,
     metrics: ReferenceMetrics,
     collection: Collection<Document>,
     task: JoinHandle<()>,
-    /// What the first reading took.
+    /// How long the first load took.
     loading: Duration,
 }
 
@@ -96,7 +96,7 @@ impl Followed {
         }
     }
 
-    /// How long until `wanted` is what is found.
+    /// Waits until the look-up finds `wanted`, and returns how long that took.
     async fn until(&self, id: i64, wanted: Option<&str>, limit: Duration) -> Duration {
         let began = Instant::now();
         while self.name(id).as_deref() != wanted {
@@ -134,7 +134,7 @@ async fn fill(uri: &str, collection: &str, documents: i64) {
     }
 }
 
-/// The server of the environment; none where there is none.
+/// The server named by the environment, if any.
 fn uri() -> Option<String> {
     let uri = std::env::var("MONGO_URI").ok();
     assert!(
@@ -181,7 +181,7 @@ async fn two_hundred_thousand_documents_are_loaded_and_an_update_is_seen_within_
     partners.collection.insert_one(partner(DOCUMENTS)).await.unwrap();
     let last = format!("Partner {DOCUMENTS}");
     partners.until(DOCUMENTS, Some(&last), Duration::from_secs(20)).await;
-    // What does not fit fails who needs it, and is counted.
+    // A document of the wrong type fails the records that need it, and is counted.
     let misfit = partners
         .collection
         .update_one(doc! { "_id": 9 }, doc! { "$set": { "vat": 9 } });
@@ -242,7 +242,7 @@ async fn of_two_documents_with_one_key_the_other_is_found_when_the_found_one_end
     client.database(&database).drop().await.unwrap();
 }
 
-/// Over TLS, as this user.
+/// A URI with TLS and this user.
 fn uri_of(own: &Own, port: u16, user: &str) -> String {
     let ca = own.certificate("ca.pem");
     format!(
@@ -252,7 +252,7 @@ fn uri_of(own: &Own, port: u16, user: &str) -> String {
     )
 }
 
-/// As where the server has its new password before the file has.
+/// As when the server has a new password before the file has it.
 async fn a_login_that_is_refused_is_read_again(before: &str, after: &str) {
     let file = std::env::temp_dir().join(format!("messina-mongo-uri-{}", std::process::id()));
     std::fs::write(&file, before).unwrap();
@@ -314,9 +314,9 @@ async fn what_is_held_is_kept_through_a_server_that_is_killed_and_comes_back_emp
     }
     let age = partners.reference.age(Instant::now()).unwrap();
     assert!(age > Duration::from_secs(2), "the age tells: {age:?}");
-    // The server forgets everything: history lost, and then an empty collection, which is not believed.
+    // The server loses everything: changes cannot be resumed, and the collection is then empty, which is not believed.
     own.run("restart", "mongo");
-    // Of two that fail from now on, one at least has begun after the start, and found it empty.
+    // Of the next two failed loads, at least one began after the restart and found the collection empty.
     let (began, failed) = (Instant::now(), partners.metrics.failed.get());
     while partners.metrics.failed.get() < failed + 2 {
         assert!(began.elapsed() < Duration::from_secs(60), "no two readings were tried");
@@ -324,7 +324,7 @@ async fn what_is_held_is_kept_through_a_server_that_is_killed_and_comes_back_emp
     }
     assert_eq!(partners.reference.entries(), 2000);
     assert_eq!(partners.name(1999).as_deref(), Some("Partner 1999"));
-    // Filled anew, with one document less and one that is new: the copy follows, and lets go of nothing on the way.
+    // Filled again, with one document missing and one changed: the copy follows, and loses nothing meanwhile.
     let refilled = tokio::spawn({
         let uri = uri.clone();
         async move { fill(&uri, "crm.partners", 1999).await }
@@ -372,8 +372,8 @@ async fn look_up(reference: &Reference, key: &Value<'_>) -> Result<Hit, StoreErr
     reference.look_up(key, &gate, false).await.map(|(found, _)| found)
 }
 
-/// A collection that is asked for each document: found by any kind of key, kept for its life, shared by many askers, stale while the
-/// server is away.
+/// A collection that is asked for each document: found by keys of any type, cached for its TTL, shared by concurrent look-ups, and
+/// served stale while the server is down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs mongo"]
 async fn documents_are_asked_for_one_by_one_and_kept_for_a_while() {
@@ -406,7 +406,7 @@ async fn documents_are_asked_for_one_by_one_and_kept_for_a_while() {
     let name = |row: &Option<messina::store::Row>| row.as_ref().map(|row| row[0].clone());
     let partner = |id: i64| Some(Value::String(format!("Partner {id}").into()));
 
-    // A thousand askers for one document, and as many for none, are two requests.
+    // A thousand look-ups of one document, and a thousand of a missing one, are two requests.
     let asked: Vec<_> = (0..2000)
         .map(|i| {
             let kept = kept.clone();
@@ -424,7 +424,7 @@ async fn documents_are_asked_for_one_by_one_and_kept_for_a_while() {
     );
     assert!(kept.bytes() > 0 && kept.entries() == 2);
 
-    // What is kept has its life; what is not is what the server has now.
+    // A cached document lives for its TTL; otherwise the server's current one is returned.
     let fresh = reference(Duration::from_millis(1), Duration::ZERO, Duration::ZERO).await;
     assert_eq!(name(&look_up(&fresh, &Value::Int(7)).await.unwrap()), partner(7));
     let update = collection.update_one(doc! { "_id": 7_i64 }, doc! { "$set": { "name": "renamed" } });
@@ -447,7 +447,7 @@ async fn documents_are_asked_for_one_by_one_and_kept_for_a_while() {
         "{error}"
     );
 
-    // Without the server: what is not kept fails for the moment, and what has been answers on where that is declared.
+    // Without the server, a document that is not cached is a transient failure; an expired one is still served if that is declared.
     let stale = reference(Duration::from_millis(1), Duration::ZERO, HOUR).await;
     assert_eq!(name(&look_up(&stale, &Value::Long(9)).await.unwrap()), partner(9));
     own.run("kill9", "mongo");

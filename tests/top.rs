@@ -1,4 +1,5 @@
-//! `messina top` end to end, against a server that says what a real process said (tests/top): printed, and on a pseudo-terminal that it must leave as it was.
+//! `messina top` end to end, against a server that repeats what a real process answered (tests/top): printed, and on a pseudo-terminal, which it must
+//! restore.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -17,10 +18,10 @@ mod terminal;
 
 use terminal::on_terminal;
 
-/// How long a loaded machine may take; whatever is waited for comes in milliseconds.
+/// How long to wait on a loaded machine; normally everything comes within milliseconds.
 const LONG: Duration = Duration::from_secs(60);
 
-/// The stored answer to a request. What counts has grown from the second look on.
+/// The stored answer to a request. From the second poll on, the counters have grown.
 fn stored(path: &str, look: usize) -> String {
     let read = |name: String| {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/top").join(name)).unwrap()
@@ -33,7 +34,7 @@ fn stored(path: &str, look: usize) -> String {
     }
 }
 
-/// A process to look at. While `away` is set it closes each connection without a word.
+/// A stand-in for the process. While `away` is set, it closes each connection without an answer.
 struct Process {
     address: SocketAddr,
     away: Arc<AtomicBool>,
@@ -65,7 +66,7 @@ fn process() -> Process {
                 looks.fetch_add(1, Ordering::SeqCst);
             }
             let body = stored(path, looks.load(Ordering::SeqCst));
-            // Whoever has hung up does not want it.
+            // A client that has hung up does not need the answer.
             let _ = write!(
                 stream,
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
@@ -170,10 +171,10 @@ fn what_does_not_answer_is_unavailable_and_what_to_do_is_said() {
     assert!(stderr.contains("not https"), "{stderr}");
 }
 
-/// The program on a terminal of its own.
+/// The program on its own terminal.
 struct Terminal {
     child: Child,
-    /// The end that a terminal emulator has.
+    /// The terminal emulator's end.
     master: File,
     /// The program's end, kept open so that its settings can be read.
     slave: OwnedFd,
@@ -217,7 +218,7 @@ impl Terminal {
         String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
     }
 
-    /// What is on the screen, as far as moves of the cursor and text tell.
+    /// The contents of the screen, as far as text and cursor moves determine them.
     fn screen(&self) -> String {
         let mut cells = vec![vec![' '; 80]; 24];
         let (mut row, mut column) = (0, 0);
@@ -247,7 +248,7 @@ impl Terminal {
             .collect()
     }
 
-    /// Waits until something is on the screen, or is not any more.
+    /// Waits until a text appears on the screen, or disappears.
     fn wait_for(&mut self, text: &str, there: bool) {
         let began = Instant::now();
         while self.screen().contains(text) != there {
@@ -265,7 +266,7 @@ impl Terminal {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits until the program has ended, well, and has left the terminal as it was.
+    /// Waits until the program has ended successfully and has restored the terminal.
     fn ends_well(mut self) {
         let began = Instant::now();
         let status = loop {
@@ -275,7 +276,7 @@ impl Terminal {
             }
             std::thread::sleep(Duration::from_millis(20));
         };
-        // What it wrote last may still be on its way.
+        // Its last output may still be on the way.
         while !self.seen().contains("\x1b[?1049l") && began.elapsed() < LONG {
             std::thread::sleep(Duration::from_millis(20));
         }

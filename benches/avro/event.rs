@@ -1,13 +1,14 @@
-//! The records that are measured: events of the rich schema, and flat ones, as typed structs and as seeded random data.
+//! The records that are measured: events of the rich schema, and flat records, as typed structs filled with seeded
+//! random data.
 //!
-//! The structs are what a user of a serde library would write. They borrow text and bytes, which is the fastest way that
-//! such a library has. The shapes and probabilities of the values are those of an advertising or shop event.
+//! The structs are what a user of a serde library would write. They borrow text and bytes, which is the fastest way such
+//! a library offers. Shapes and probabilities of the values are those of advertising or shop events.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The schema without `decimal`, which serde_avro_fast would make numbers of: it need not.
+/// The schema without `decimal`, which serde_avro_fast would needlessly convert to numbers.
 pub fn without_decimals(schema: &str) -> serde_avro_fast::Schema {
     fn strip(value: &mut serde_json::Value) {
         match value {
@@ -383,7 +384,7 @@ const PROPS: &[&str] = &[
 ];
 const START: i64 = 1_760_000_000_000;
 
-/// Seeded random events. What they borrow is leaked: the benchmark makes them once.
+/// Seeded random events. Borrowed data is leaked, because the benchmark makes it once.
 pub struct Generator {
     state: u64,
     categories: Vec<Category<'static>>,
@@ -432,7 +433,7 @@ impl Generator {
         if self.chance(share) { Some(make(self)) } else { None }
     }
 
-    /// One of some numbers, by their weights in hundredths.
+    /// One of several numbers, chosen by weights in hundredths.
     fn weighted(&mut self, of: &[(usize, f64)]) -> usize {
         let mut at = self.unit() * 100.0;
         for (number, weight) in of {
@@ -509,7 +510,7 @@ impl Generator {
         }
     }
 
-    /// The shortest bytes of a decimal.
+    /// The shortest encoding of a decimal.
     fn price(&mut self) -> &'static [u8] {
         let value = self.between(-500, 500_000);
         let bits = 64 - value.unsigned_abs().leading_zeros() as usize;
@@ -557,7 +558,7 @@ impl Generator {
     fn user(&mut self, ts: i64) -> User<'static> {
         use Loyalty::*;
         let segments = self.pick(&[0, 0, 3, 5, 9]);
-        // Few users have most of the events.
+        // A few users have most of the events.
         let rank = (200_000f64).powf(self.unit()) as usize;
         User {
             id: format!("u{rank:07}").leak(),

@@ -1,19 +1,20 @@
-//! What code made for one schema can do: the event schema as straight-line code, without a program to interpret.
+//! What code generated for one schema could achieve: the event schema as straight-line code, without interpreting a plan.
 //!
-//! A limit to compare with, not a competitor: nobody writes this for a schema that a registry brings at run time. It does
-//! what a plan of the three paths does (all of the datum is checked, text is UTF-8, three values are found), for the
-//! encodings that the bench's data have: unions and enums with one-byte indexes, blocks without sizes, lengths of two bytes.
+//! A limit to compare with, not a competitor: nobody writes such code for a schema that a registry delivers at run time. It
+//! does what a plan of the three paths does (checks all of the datum, checks that text is UTF-8, finds three values), for
+//! the encodings in the benchmark's data: unions and enums with one-byte indexes, blocks without sizes, lengths of two
+//! bytes.
 
 use messina::avro::PADDING;
 
-/// The three values.
+/// The three values that are read.
 pub struct Wanted<'a> {
     pub ts: i64,
     pub partner_id: &'a [u8],
     pub user_id: &'a [u8],
 }
 
-/// Reads `bytes[start..end]`, behind which there are [`PADDING`] bytes.
+/// Reads `bytes[start..end]`, which is followed by [`PADDING`] bytes.
 pub fn event(bytes: &[u8], start: usize, end: usize) -> Option<Wanted<'_>> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("bmi2")
@@ -120,7 +121,7 @@ fn walk(bytes: &[u8], start: usize, end: usize) -> Option<Wanted<'_>> {
     })
 }
 
-/// A place in a datum. Invariant: `at <= end`, and there are [`PADDING`] bytes behind `end`.
+/// A position in a datum. Invariant: `at <= end`, and [`PADDING`] bytes follow `end`.
 struct At<'a> {
     bytes: &'a [u8],
     at: usize,

@@ -1,16 +1,16 @@
-//! The same records as JSON, read and written by simd-json: what a user pays who has not got Avro.
+//! The same records as JSON, read and written with simd-json: what a user without Avro pays.
 //!
-//! Bytes are text of one character each, as in Avro's own JSON encoding. simd-json writes into what it reads, so each record is
-//! copied first, as one from Kafka would be; its buffers and the output are used again.
+//! Bytes are text with one character per byte, as in Avro's own JSON encoding. simd-json writes into its input, so each record
+//! is copied first, as a record from Kafka would be; its buffers and the output are reused.
 
 use serde::Serialize;
 use simd_json::prelude::*;
 use simd_json::{BorrowedValue, Buffers};
 
-/// A new field: its name, and its value of the record's number and time.
+/// A new field: its name, and a function of the record's number and time that gives its value.
 pub type Field = (&'static str, fn(usize, i64) -> BorrowedValue<'static>);
 
-/// Records as JSON, and what is used again.
+/// Records as JSON, and reused buffers.
 pub struct Json {
     records: Vec<Vec<u8>>,
     input: Vec<u8>,
@@ -37,12 +37,12 @@ impl Json {
         self.records.len()
     }
 
-    /// Bytes of a record, on average.
+    /// Average size of a record, in bytes.
     pub fn mean(&self) -> f64 {
         self.records.iter().map(Vec::len).sum::<usize>() as f64 / self.records.len() as f64
     }
 
-    /// Reads a record, adds fields made of its `ts`, and writes it.
+    /// Reads a record, adds fields computed from its `ts`, and writes it.
     pub fn enrich(&mut self, number: usize, new: &[Field]) {
         self.input.clear();
         self.input.extend_from_slice(&self.records[number]);
@@ -58,8 +58,8 @@ impl Json {
     }
 }
 
-/// Lists of numbers, which serde makes of bytes, to text. The records have one other list of numbers, of small ones: it is
-/// left alone, for its name.
+/// Turns lists of numbers, which is how serde serializes bytes, into text. The one other list of numbers in the records is left
+/// alone by its name.
 fn bytes_to_text(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(fields) => {

@@ -1,13 +1,13 @@
-//! What reading and enriching an Avro record costs, beside the libraries that a user could take instead.
+//! What reading and enriching an Avro record costs, compared with the libraries that a user could take instead.
 //!
-//! The work: read three fields of a record, check all of it, and write it again with four new fields behind. The others
-//! build the whole record for that. Prints one JSON line, last; the single times go to stderr.
+//! The work: read three fields of a record, check all of it, and write it again with four new fields at the end. The other
+//! libraries build the whole record for that. Prints one JSON line at the end; the single times go to stderr.
 //!
-//! `vs_generated` is the time of straight-line code for this schema as a share of ours, for the extraction.
+//! `vs_generated` is the time of straight-line code for this schema divided by ours, for the extraction.
 //!
 //! `AVRO_RECORDS` and `AVRO_ROUNDS` set the number of records (20,000) and of rounds (15).
-//! `AVRO_COUNT=extract` (`splice`, `both`, or one of them with `flat_` before it) does that once, inside `counted`, for a tool
-//! that counts instructions: `benches/avro/instructions`.
+//! `AVRO_COUNT=extract` (or `splice`, `both`, or one of them prefixed with `flat_`) does that work once, inside `counted`, for
+//! a tool that counts instructions: `benches/avro/instructions`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A benchmark that cannot be made says so by panicking.
 
@@ -58,7 +58,7 @@ const JSON_FLAT_NEW: &[json::Field] = &[
     ("processed_at", |_, ts| (ts * 1000).into()),
 ];
 
-/// Data one behind the other, as a fetch from Kafka has them.
+/// Data one after the other, as in a fetch from Kafka.
 struct Batch {
     bytes: Vec<u8>,
     ranges: Vec<(usize, usize)>,
@@ -85,7 +85,7 @@ impl Batch {
     }
 }
 
-/// The values of the new fields, which a look-up would have found.
+/// The values of the new fields, as a look-up would find them.
 fn found(number: usize) -> (Option<&'static str>, Option<f64>, Option<&'static str>) {
     let segment = (!number.is_multiple_of(4)).then_some(["gold", "new-customer", "bargain-hunter"][number % 3]);
     let score = (!number.is_multiple_of(5)).then_some(number as f64 * 0.5);
@@ -168,14 +168,14 @@ fn build(plan: &Plan, splice: &Splice, batch: &Batch, number: usize, marks: &[u3
     black_box(&out);
 }
 
-/// What is counted by a tool that looks at this function only.
+/// The only function that an instruction-counting tool looks at.
 #[inline(never)]
 fn counted(work: &mut dyn FnMut()) {
     work();
     black_box(0);
 }
 
-/// Does one kind of work once. The output is built after one run that is not counted, so that it stands alone.
+/// Does one kind of work once. The output is built after an uncounted run, so that it is counted alone.
 fn count(kind: &str, plan: &Plan, splice: &Splice, batch: &Batch) {
     let (mut marks, mut out) = (vec![0; plan.marks()], Vec::with_capacity(8192));
     let flat = kind.starts_with("flat_");
@@ -306,7 +306,7 @@ fn main() {
         (SerializerConfig::new(&enriched), SerializerConfig::new(&flat_enriched));
     let (mut serde_out, mut serde_flat_out) = (Vec::with_capacity(8192), Vec::with_capacity(8192));
 
-    // All do the same: the first records say so.
+    // All competitors produce the same output, as the first records confirm.
     for (number, datum) in events.data().enumerate().take(500) {
         let one = Batch::of([datum.to_vec()].into_iter());
         let ours = {
@@ -468,7 +468,7 @@ fn main() {
     println!("{line}");
 }
 
-/// The same records as JSON, when all else has been measured: beside as many small allocations, what allocates costs more.
+/// The same records as JSON. Runs last, because its many small allocations make all other allocations more expensive.
 fn least_as_json(records: usize, rounds: usize) {
     let mut generator = Generator::new(7);
     let mut events = Json::of((0..records).map(|number| generator.event(number)));

@@ -1,12 +1,12 @@
 //! How time and allocations are measured.
 //!
-//! Time is CPU time of the thread, so that what else runs on the machine counts little; the competitors take turns, and the
-//! least of each one's rounds counts, so that it counts less still.
+//! Time is the thread's CPU time, so that other load on the machine matters little. The competitors take turns, and the
+//! lowest of each one's rounds counts, so that it matters even less.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The system's allocator, counting.
+/// The system's allocator, with a counter.
 pub struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -31,12 +31,12 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// There is one thread: a load and a store cost less than an addition that others could see.
+/// There is only one thread: a load and a store cost less than an atomic addition.
 fn count() {
     ALLOCATIONS.store(ALLOCATIONS.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-/// Allocations until now.
+/// Number of allocations so far.
 pub fn allocations() -> u64 {
     ALLOCATIONS.load(Ordering::Relaxed)
 }
@@ -49,7 +49,7 @@ fn cpu_time() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// One competitor: does all records once.
+/// One competitor, which processes all records once.
 pub struct Competitor<'a> {
     name: &'static str,
     records: usize,
@@ -68,14 +68,14 @@ impl<'a> Competitor<'a> {
     }
 }
 
-/// Nanoseconds per record of each competitor: the least of so many rounds.
+/// Nanoseconds per record of each competitor: the lowest of this many rounds.
 pub fn least(mut competitors: Vec<Competitor<'_>>, rounds: usize) -> Vec<f64> {
     for round in 0..=rounds {
         for competitor in &mut competitors {
             let start = cpu_time();
             (competitor.run)();
             let spent = (cpu_time() - start) as f64 / competitor.records as f64;
-            // The first round warms the caches.
+            // The first round only warms the caches.
             if round > 0 {
                 competitor.best = competitor.best.min(spent);
             }

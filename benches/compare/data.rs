@@ -1,6 +1,7 @@
-//! Writes the data of the Avro bench to files, so that other stacks do the same work on the same bytes: `benches/compare/run`.
+//! Writes the data of the Avro benchmark to files, so that other stacks do the same work on the same bytes:
+//! `benches/compare/run`.
 //!
-//! `compare_data FOLDER`: events.bin and flats.bin, each datum with its length before it (little-endian, 32 bits).
+//! `compare_data FOLDER` writes events.bin and flats.bin, with each datum's length before it (little-endian, 32 bits).
 
 #![allow(clippy::unwrap_used)] // A benchmark that cannot be made says so by panicking.
 #![allow(dead_code)] // The generator is the bench's; it has more than is needed here.
@@ -34,7 +35,7 @@ fn main() {
             .find(|argument| !argument.starts_with('-'))
             .unwrap(),
     );
-    // As in the bench: the events first, then the flat records, of one generator.
+    // As in the benchmark: one generator makes first the events, then the flat records.
     let mut generator = Generator::new(7);
     let (event, flat) = (without_decimals(EVENT), without_decimals(FLAT));
     let mut config = SerializerConfig::new(&event);

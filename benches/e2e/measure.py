@@ -38,7 +38,7 @@ def free_port():
 
 
 def by_part(pid):
-    """CPU seconds of the process by what its threads do."""
+    """CPU seconds of the process, by the work of its threads."""
     parts = dict.fromkeys([*PARTS.values(), "other"], 0.0)
     for stat in pathlib.Path(f"/proc/{pid}/task").glob("*/stat"):
         try:
@@ -52,7 +52,7 @@ def by_part(pid):
 
 
 def summed(pattern, text):
-    """Over all pipelines and steps."""
+    """Sums over all pipelines and steps."""
     sums = {}
     for what, n in pattern.findall(text):
         sums[what] = sums.get(what, 0) + float(n)
@@ -60,7 +60,7 @@ def summed(pattern, text):
 
 
 def quantiles(before, after, wanted):
-    """Milliseconds, interpolated within the bucket, of what was observed between two readings of a histogram's buckets."""
+    """Quantiles in milliseconds, interpolated within a bucket, of the observations between two readings of a histogram."""
     counts = sorted((float(le), after[le] - before.get(le, 0)) for le in after)
     total, result = counts[-1][1], []
     for q in wanted:
@@ -76,7 +76,7 @@ def quantiles(before, after, wanted):
 
 
 def get(port, path):
-    """(status, text); status 0 when nobody answers."""
+    """(status, text); status 0 if there is no answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
             return response.status, response.read().decode()
@@ -87,7 +87,7 @@ def get(port, path):
 
 
 class Run:
-    """The process, and what can be read of it from outside."""
+    """The process, and its measurements from outside."""
 
     def __init__(self, bench, contact, in_topic, out_topic, group, log, overlays=()):
         self.bench, self.port, self.log = bench, free_port(), log
@@ -107,7 +107,7 @@ class Run:
         command = [E["MESSINA_BIN"], "run", "-c", str(config)]
         for overlay in overlays:
             command += ["-c", str(overlay)]
-        # What the caller sets wins.
+        # The caller's settings have priority.
         env = {**{f"MESSINA__{k}": v for k, v in settings.items()}, **E}
         with open(log, "wb") as out:
             self.process = subprocess.Popen(E.get("WRAP", "").split() + command, env=env, stdout=out, stderr=out)
@@ -135,7 +135,7 @@ class Run:
             time.sleep(0.02)
 
     def high_water(self):
-        """The most memory that it had, in MiB."""
+        """The most memory that it has used, in MiB."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         return int(re.search(r"VmHWM:\s+(\d+)", status).group(1)) / 1024
 
@@ -220,7 +220,7 @@ def run(target, overlay=None):
     print(text)
 
 
-# Records of a run. Enough for seconds of CPU, and for Java's compiler to come to rest.
+# Number of records per run: enough for seconds of CPU, and for Java's compiler to settle.
 RECORDS = {"messina": 200_000, "rust-talk": 100_000, "go": 100_000, "java": 200_000, "python": 20_000}
 
 
@@ -228,7 +228,7 @@ def stack(name, target):
     kind = name.partition("-")[0] if name.startswith("messina") else name
     n = RECORDS.get(kind, 100_000) // (1 if target == "stub" else 4) // int(E.get("DIVIDE", "1"))
     if name.startswith("messina"):
-        # A cache is measured over the whole bulk topic: it must fill first.
+        # A cache is measured over the whole bulk topic, because it has to fill first.
         E["N"] = str(n if name == "messina" else 390_000 // int(E.get("DIVIDE", "1")))
         E["IN_TOPIC"] = "events-bulk"
         run(target, *name.split("-")[1:])

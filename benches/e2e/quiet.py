@@ -1,4 +1,4 @@
-"""What Messina costs when little happens: CPU without a record, and latency at 1,000 records/s with and without the producer's linger.
+"""What Messina costs under little load: CPU without records, and latency at 1,000 records/s with and without the producer's linger.
 
 usage: quiet.py ROUNDS      the last line is JSON
 
@@ -81,7 +81,7 @@ def main(rounds):
             found[name].append(latency(linger, sid))
             print(f"linger {name}: {found[name][-1]}, idle {idles[-1]:.2f} %", file=sys.stderr)
     middle = {name: {k: round(statistics.median(r[k] for r in runs), 2) for k in runs[0]} for name, runs in found.items()}
-    # The best round, for a busy machine adds to both.
+    # The best round, because other load on the machine can only make both slower.
     least = {name: min(r["p99_ms"] for r in runs) for name, runs in found.items()}
     line = {"figure": "quiet", "idle_cpu_percent": round(min(idles), 2), "at_1000_a_second": middle, "linger_adds_p99_ms": round(least["default"] - least["0"], 2)}
     print(json.dumps(line))

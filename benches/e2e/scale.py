@@ -25,14 +25,14 @@ sys.path.insert(0, os.path.join(E["PEERS"], "tools"))
 import bench  # noqa: E402  the peers' harness: topics
 import load  # noqa: E402  the peers' loader: messages and registration
 
-# Topics that do not stay.
+# Topics to delete at the end.
 AT_THE_END = []
 DIVIDE = int(E.get("DIVIDE", "1"))
 FLAT = '{"type": "record", "name": "Flat", "fields": [{"name": "id", "type": "string"}, {"name": "user", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}, {"name": "body", "type": "string"}]}'
 
 
 def count(topic):
-    """How many records a topic has; none where it is not there."""
+    """How many records a topic has; 0 if it does not exist."""
     consumer = Consumer({"bootstrap.servers": E["KAFKA_BOOTSTRAP"], "group.id": "scale-count", "enable.auto.commit": False})
     try:
         found = consumer.list_topics(timeout=10).topics.get(topic)
@@ -43,7 +43,7 @@ def count(topic):
 
 
 def fill(topic, partitions, n, records):
-    """Makes the topic and puts the n records there, unless they are there: one that was filled in part, or for a larger DIVIDE, would be waited for in vain."""
+    """Creates and fills the topic, unless it has n records: a run on a topic that was filled in part, or for a larger DIVIDE, would wait in vain."""
     if count(topic) >= n:
         return
     bench.fresh_topic(topic, partitions)
@@ -62,7 +62,7 @@ def fill(topic, partitions, n, records):
 
 
 def rich(copies):
-    """How many they are, and the records."""
+    """The number of records, and the records."""
     sid = load.register("events-value", os.path.join(E["PEERS"], "schema", "event.avsc"))
     head = b"\0" + struct.pack(">I", sid)
     messages = load.read(os.path.join(E["PEERS_BUILD"], "messages.bin"))
@@ -89,13 +89,13 @@ def flat(size, records):
         user = users[i * 7919 % len(users)]
         value = head + text(str(uuid.UUID(int=i))) + text(user) + b"\x80\xa0\xde\xf9\xb5\x64"
         body = max(1, size - len(value) - 2)
-        # Words of a small vocabulary pack as text does; one letter over and over would pack to nothing.
+        # Words of a small vocabulary compress as text does; a single repeated letter would compress to nothing.
         start = i * 104_729 % (len(prose) - body)
         yield user.encode(), value + text(prose[start : start + body])
 
 
 def pipelines(n, topics, linger):
-    """A configuration of n pipelines that share the topics out, with this `linger.ms`."""
+    """A configuration of n pipelines, among which the topics are divided, with this `linger.ms`."""
     base = (HERE / "peers.toml").read_text(encoding="utf-8").replace('"linger.ms" = 5', f'"linger.ms" = {linger}')
     head, _, body = base.partition("[pipelines.events]")
     body = "[pipelines.events]" + body
@@ -123,9 +123,9 @@ def partitions():
 def records():
     topic, out = "events-ten-million", "events-enriched-ten-million"
     AT_THE_END.extend([topic, out])
-    # Rounded up: no run may wait for more than there are.
+    # Rounded up, because a run must not wait for more records than there are.
     fill(topic, 20, *rich(-(-100 // DIVIDE)))
-    # Not all of them: a member that ends in the midst of its work has less to wait for than one at the end of its topic.
+    # Not all records: a member that stops in the middle of its work has less to wait for than one at the end of its topic.
     for n in (10_000, 100_000, 1_000_000, 9_900_000):
         yield lambda n=n: run(f"{n:,} records", n, IN_TOPIC=topic, OUT_TOPIC=out)
 
@@ -158,7 +158,7 @@ def cache():
     overlay = (HERE / "cached.toml").read_text(encoding="utf-8")
     base = (HERE / "peers.toml").read_text(encoding="utf-8")
     before, behind = base.partition("[[pipelines")[0], base.partition("[pipelines.events.sink]")[2]
-    # Bytes for as many users as make these hit ratios; the measured ratio is in the line.
+    # Cache sizes in bytes for as many users as give these hit ratios; the measured ratio is in the line.
     for ratio, size in ((50, "2MiB"), (95, "32MiB")):
 
         def go(ratio=ratio, size=size):

@@ -18,7 +18,7 @@ import scale  # topics of other sizes, and the loader
 
 HERE = pathlib.Path(__file__).resolve().parent
 E = os.environ
-# Per cent that the model may be off.
+# The highest error of the model, in per cent.
 WORST = 20
 BASE = (HERE / "peers.toml").read_text(encoding="utf-8")
 HEAD, _, REST = BASE.partition("[[pipelines.events.steps]]")

@@ -1,9 +1,11 @@
-//! Why records are decoded in the consumer's loop: the same consumer twice, with a task for each record, in which it is decoded or before which.
+//! Why records are decoded in the consumer's loop: the same consumer in two variants, both with a task for each record. It is decoded in the task
+//! (deferred) or before the task starts (inline).
 //!
-//! Not a benchmark by itself: `benches/tail_latency/run --stacks "inline deferred"` runs it, and reads once a second how long records took from
-//! being received to being decoded, as a cumulative histogram on one line of JSON. Its task then looks a user up and publishes the record.
+//! Not a benchmark by itself: `benches/tail_latency/run --stacks "inline deferred"` runs it, and reads once a second how long it took from
+//! receiving to decoding a record, as a cumulative histogram on one line of JSON. The task then looks up a user and publishes the record.
 //!
-//! Settings are the peers': KAFKA_BOOTSTRAP, IN_TOPIC, OUT_TOPIC, GROUP, CQL_CONTACT, MAX_IN_FLIGHT, SCHEMA (a file), and MODE, inline or deferred.
+//! Settings are the peers': KAFKA_BOOTSTRAP, IN_TOPIC, OUT_TOPIC, GROUP, CQL_CONTACT, MAX_IN_FLIGHT, SCHEMA (a file), and MODE, which is inline or
+//! deferred.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,14 +25,14 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::statement::prepared::PreparedStatement;
 use tokio::sync::Semaphore;
 
-/// The schema's id and a byte before it.
+/// The magic byte and the schema's id.
 const FRAMING: usize = 5;
 
 fn setting(name: &str) -> Result<String> {
     std::env::var(name).with_context(|| format!("{name} is not set"))
 }
 
-/// Counts by powers of 1.25, from a microsecond to ten seconds.
+/// Counts in buckets that grow by a factor of 1.25, from one microsecond to ten seconds.
 struct Histogram(Vec<AtomicU64>);
 
 impl Histogram {
@@ -43,7 +45,7 @@ impl Histogram {
         self.0[index.unwrap_or(self.0.len() - 1)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// By upper bound, in seconds.
+    /// Cumulative counts by upper bound, in seconds.
     fn cumulative(&self) -> BTreeMap<String, u64> {
         let mut sum = 0;
         let last = self.0.len() - 1;
@@ -108,7 +110,7 @@ async fn main() -> Result<()> {
         .build()
         .await?;
     let select = "SELECT segment, score, country FROM bench.profiles WHERE user_id = ?";
-    // It lives as long as the process.
+    // Leaked, because it lives as long as the process.
     let schema = Box::leak(Box::new(Schema::parse_str(&std::fs::read_to_string(setting(
         "SCHEMA",
     )?)?)?));

@@ -1,4 +1,4 @@
-"""Draws the series of tail.py as the talk's dashboard has it: one column for each stack, the slow phase shaded.
+"""Draws the series of tail.py like the talk's dashboard: one column for each stack, with the slow phase shaded.
 
 usage: plot.py SERIES.jsonl PICTURE.svg
 """
@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 250, 92, 58, 46, 34
-# What is drawn: title, key of the series, factor, whether by powers of ten.
+# What is drawn: title, key in the series, factor, and whether the axis is logarithmic.
 ROWS = [
     ("records/s out", "out", 1, False),
     ("consumer has a record, p95, µs", "consumer_p95_ms", 1000, True),
@@ -20,7 +20,7 @@ ROWS = [
 
 
 def axis(values, log):
-    """Lowest and highest value of an axis, and its ticks."""
+    """The lowest and highest value of an axis, and its ticks."""
     if log:
         low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
         return low, max(high, low + 1), [10**p for p in range(low, max(high, low + 1) + 1)]

@@ -30,18 +30,18 @@ import plot  # noqa: E402
 
 PARTITIONS = 20
 TOPIC, OUT = "events-tail", "events-tail-out"
-# Median and p95 of the store's answers in µs, before and in the slow phase.
+# Median and p95 of the store's answer times in µs, in the calm and in the slow phase.
 CALM, SLOW = (1_000, 2_000), (1_000, 32_000)
 DECODE = re.compile(r'^messina_stage_seconds_bucket\{(?=[^}]*stage="decode")[^}]*le="([^"]+)"[^}]*\} ([0-9.e+]+)$', re.M)
 IN_FLIGHT = re.compile(r"^messina_in_flight_records\{[^}]*\} ([0-9.e+]+)$", re.M)
 TIME = re.compile(r"^messina_event_seconds_(sum|count)\{[^}]*\} ([0-9.e+-]+)$", re.M)
-# Seconds in which a stack joins its group and gives what five seconds of the load are.
+# Seconds within which a stack must join its group and publish what five seconds of the load bring.
 WARM = 120
 LIMIT = re.compile(r"^messina_concurrency_limit\{[^}]*\} ([0-9.e+]+)$", re.M)
 
 
 class Load(threading.Thread):
-    """The peers' messages at a steady rate, until it is told to stop."""
+    """Sends the peers' messages at a steady rate until it is stopped."""
 
     def __init__(self, rate, sid):
         super().__init__(daemon=True)
@@ -63,7 +63,7 @@ class Load(threading.Thread):
 
 
 class Counter:
-    """How many records a topic has."""
+    """Counts the records of a topic."""
 
     def __init__(self, topic):
         self.topic = topic
@@ -74,7 +74,7 @@ class Counter:
 
 
 def peer_settings(name, **more):
-    """The environment of a stack that is set as the peers are."""
+    """The environment of a stack that is configured like the peers."""
     return dict(E, IN_TOPIC=TOPIC, OUT_TOPIC=OUT, GROUP=f"tail-{name}-{time.time_ns()}", CQL_CONTACT=E["STUB_ADDR"], MAX_IN_FLIGHT="512", **more)
 
 
@@ -113,7 +113,7 @@ class Peer:
         command, extra = bench.COMMANDS[name]
         env = peer_settings(name, N="1000000000", STACK=name, **extra)
         if name == "rust-talk":
-            env["N"] = "1000000"  # it keeps a sample of each
+            env["N"] = "1000000"  # the peer keeps a sample of each record
         with open(os.path.join(E["PEERS_BUILD"], f"tail-{name}.log"), "wb") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
@@ -128,7 +128,7 @@ class Peer:
 
 
 class Decoder(Peer):
-    """deferred.rs, which tells on a line a second how long records took to be decoded."""
+    """deferred.rs, which prints once a second how long it took until records were decoded."""
 
     def __init__(self, mode):
         self.lines, self.decoded = os.path.join(E["PEERS_BUILD"], f"tail-{mode}.jsonl"), {}
@@ -166,8 +166,8 @@ def measured(name, seconds, rate, sid):
     try:
         load_thread.start()
         end = time.monotonic() + WARM
-        while out() < 5 * rate:  # it has joined its group, and is warm
-            runs.sample()  # ends where it has ended
+        while out() < 5 * rate:  # until it has joined its group and is warm
+            runs.sample()  # fails if the stack has ended
             if time.monotonic() > end:
                 sys.exit(f"{name}: {out()} records after {WARM} s, and not {5 * rate}")
             time.sleep(0.2)
@@ -195,7 +195,7 @@ def measured(name, seconds, rate, sid):
         line["consumer_p95_ratio"] = round(line["consumer_p95_ms"]["during"] / line["consumer_p95_ms"]["before"], 3)
     if kind == "messina":
         line["in_flight"] = {p: round(statistics.mean(s["in_flight"] for s in of)) for p, of in phases.items()}
-        # By Little's law: records a second times the mean time of one.
+        # By Little's law, the number in flight is records per second times the mean time of one.
         line["little"] = {p: round(little(of)) for p, of in phases.items()}
         line["limit"] = {p: round(of[-1]["limit"]) for p, of in phases.items()}
     line["series"] = [shown(s) for s in samples]
@@ -203,7 +203,7 @@ def measured(name, seconds, rate, sid):
 
 
 def shown(sample):
-    """What is drawn of one second."""
+    """The values of one second that are drawn."""
     of = {"at": round(sample["at"], 1), "phase": sample["phase"], "out": sample["out"]}
     for what, places in (("consumer", 4), ("event", 2)):
         if what in sample and max(sample[what][1].values(), default=0) > max(sample[what][0].values(), default=0):

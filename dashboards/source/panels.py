@@ -1,7 +1,7 @@
 """What all dashboards share: panels, variables, links.
 
-A panel is one call: title, description, unit, and queries as (expression, legend). Everything that makes panels look and behave alike is here
-and nowhere else: widths in a grid of 24, the table of figures under a graph, `$__rate_interval`, colours of thresholds, how a quantile is
+A panel is one call: title, description, unit, and queries as (expression, legend). Everything that makes panels look and behave alike is only
+here: widths in a grid of 24, the table of figures under a graph, `$__rate_interval`, colours of thresholds, how a quantile is
 computed. Times are in seconds and sizes in bytes, like the metrics.
 """
 
@@ -25,13 +25,13 @@ def rate(metric, selector=PIPELINE, more=""):
 
 
 def quantile(q, metric, by="pipeline", selector=PIPELINE, more=""):
-    """A quantile of a histogram over all processes: buckets are added up first, for quantiles themselves cannot be."""
+    """A quantile of a histogram over all processes: buckets are added up first, because quantiles cannot be added."""
     labels = "le" + (f", {by}" if by else "")
     return f"histogram_quantile({q}, sum by ({labels}) ({rate(metric + '_bucket', selector, more)}))"
 
 
 def quantiles(metric, by="", selector=PIPELINE, more=""):
-    """p50, p95 and p99 as queries, the labels of `by` in their legends."""
+    """p50, p95 and p99 as queries, with the labels of `by` in their legends."""
     name = "".join(f"{{{{{label.strip()}}}}} " for label in by.split(",") if label)
     return [(quantile(q, metric, by, selector, more), f"{name}p{int(q * 100)}") for q in (0.5, 0.95, 0.99)]
 
@@ -43,7 +43,7 @@ def _query(expression, legend, number, **kind):
 
 
 def _steps(*steps):
-    """Thresholds: the colour from the beginning, then (value, colour)."""
+    """Thresholds: the first colour, then (value, colour)."""
     first, *others = steps
     return (
         dashboard.ThresholdsConfig()
@@ -71,7 +71,7 @@ def graph(title, description, unit, *queries, width=12, height=8, stacked=False,
         .legend(
             common.VizLegendOptions()
             .display_mode(c.LegendDisplayMode.TABLE)
-            # Beside a wide graph, for under it the legend would take half of the height.
+            # To the right of a wide graph, because below it the legend would take half of the height.
             .placement(c.LegendPlacement.RIGHT if width >= 12 else c.LegendPlacement.BOTTOM)
             .show_legend(True)
             .calcs(["lastNotNull", "max"])
@@ -85,7 +85,7 @@ def graph(title, description, unit, *queries, width=12, height=8, stacked=False,
     if top is not None:
         panel = panel.max(top)
     if log:
-        # A logarithm has no place for 0.
+        # A logarithmic axis cannot show 0.
         panel = panel.min(None).scale_distribution(common.ScaleDistributionConfig().type(c.ScaleDistribution.LOG).log(10))
     return panel
 
@@ -102,7 +102,7 @@ def number(title, description, unit, expression, *steps, width=4, height=4, calc
 
 
 def heat(title, description, metric, more="", width=12, height=8, selector=PIPELINE):
-    """A histogram's buckets over time: where the mass is, which no quantile tells."""
+    """A histogram's buckets over time: they show where most values are, which no quantile does."""
     queries = [(f"sum by (le) ({rate(metric + '_bucket', selector, more)})", "{{le}}")]
     panel = _common(heatmap.Panel(), title, description, "s", queries, width, height, format=p.PromQueryFormat.HEATMAP)
     return (
@@ -116,7 +116,7 @@ def heat(title, description, metric, more="", width=12, height=8, selector=PIPEL
 
 
 def rows(title, description, unit, *queries, width=12, height=8):
-    """A table of what is now: one line for each set of labels, one column for each query."""
+    """A table of current values: one line for each set of labels, one column for each query."""
     panel = _common(table.Panel(), title, description, unit, queries, width, height, instant=True, format=p.PromQueryFormat.TABLE)
     names = {f"Value #{chr(ord('A') + n)}": legend for n, (_, legend) in enumerate(queries)}
     names["Value"] = queries[0][1]
@@ -143,7 +143,7 @@ def _variable(name, label, query, several=True):
 
 
 def board(uid, title, description, variables=("pipeline",), hours=1):
-    """A dashboard without panels yet. `variables`: pipeline, step, beside those of the process."""
+    """A dashboard without panels. `variables`: pipeline and step, in addition to those of the process."""
     made = (
         dashboard.Dashboard(f"Messina / {title}")
         .uid(f"messina-{uid}")
@@ -172,7 +172,8 @@ def board(uid, title, description, variables=("pipeline",), hours=1):
             .datasource(DATASOURCE)
             .enable(True)
             .icon_color("blue")
-            # Of a process that is new there is nothing before that could change. A minute more than a step meets each once, whatever the scrapes' phase.
+            # A new process has no earlier value that could change, so `changes` would miss it. A minute more than a step catches each start once, whatever
+            # the phase of the scrapes.
             .expr(f'time() - messina_process_start_time_seconds{{{PROCESS}}} < $__interval_ms / 1000 + 60')
         )
     )
@@ -188,7 +189,7 @@ def board(uid, title, description, variables=("pipeline",), hours=1):
 
 
 def filled(made, *sections):
-    """Adds sections: (title, panels). A panel stands beside the last one as long as the line has room."""
+    """Adds sections: (title, panels). A panel is placed beside the last one if the line has room."""
     for title, panels in sections:
         made = made.with_row(dashboard.Row(title))
         for panel in panels:

@@ -26,7 +26,7 @@ use super::*;
 
 const PIPELINE: &str = include_str!("pipeline.toml");
 const VISIT: &str = include_str!("visit.avsc");
-/// What a slow machine may take.
+/// How long a slow machine may take.
 const LONG: Duration = Duration::from_secs(120);
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn the_cases_of_the_pipeline_pass() {
     assert_eq!((report.verdicts.len(), report.failed()), (4, 0), "{}", report.human());
 }
 
-/// Kafka, registry, and the schema of the visits in it.
+/// Kafka, and a registry that has the schema of the visits.
 struct Services {
     cluster: MockCluster<'static, rdkafka::producer::DefaultProducerContext>,
     registry: DemoRegistry,
@@ -84,7 +84,7 @@ impl Services {
         }
     }
 
-    /// Starts the pipeline, with a change to its text.
+    /// Starts the pipeline with a change to its text.
     async fn run(&self, from: &str, to: &str) -> Result<app::Running, StartError> {
         assert!(PIPELINE.contains(from));
         let places = format!(
@@ -162,7 +162,8 @@ impl Services {
 async fn the_pipeline_runs_with_a_step_of_its_own() {
     let services = Services::start().await;
     let running = services.run("geo", "geo").await.unwrap();
-    // Known, unknown, none at all, filtered out by what the step gives, and no address.
+    // A known address, an unknown one, none at all, one filtered out by the step's result, and a text that is not an
+    // address.
     services.send(&[
         Some("192.0.2.1"),
         Some("203.0.113.1"),
@@ -177,7 +178,7 @@ async fn the_pipeline_runs_with_a_step_of_its_own() {
         r#", {"name": "country", "type": ["null", "string"]}]}"#
     ));
     let output = output.unwrap();
-    // The pipeline has threads of its own.
+    // The pipeline has its own threads, so blocking here is fine.
     let (enriched, letters) = (
         services.read("visits-enriched", 3),
         services.read("visits-dead-letters", 1),

@@ -1,9 +1,9 @@
 //! Random schemas, data and encodings, for the tests that compare with apache-avro.
 //!
-//! Everything follows from one seed, so a failure is repeated by its seed; and the seeds follow from one number, so that a
-//! run is repeated by running it. `AVRO_SEED` is another number, `AVRO_CASES` and `AVRO_DATA` are how many schemas, and data
-//! of each. The data are apache-avro's values; the encoder here is a third one, which writes blocks in all the ways that the
-//! specification allows.
+//! Everything follows from one seed, so a failure is reproduced by its seed. The seeds in turn follow from one number, so a
+//! run is reproduced by running it again. `AVRO_SEED` sets that number, `AVRO_CASES` and `AVRO_DATA` the number of schemas
+//! and of data per schema. The data are apache-avro's values. The encoder here is a third implementation, which writes
+//! blocks in all the ways that the specification allows.
 #![allow(dead_code)] // Each test file uses a part.
 
 use std::collections::HashMap;
@@ -20,13 +20,13 @@ fn variable(name: &str) -> Option<u64> {
     Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
 }
 
-/// As many in an ordinary run, and in a long one (`./test --long`), unless the variable says how many.
+/// The number in the variable; without one, `short` in an ordinary run and `long` in a long one (`./test --long`).
 pub fn amount(name: &str, short: usize, long: usize) -> usize {
     let is_long = std::env::var("MESSINA_TEST_LONG").is_ok_and(|value| !value.is_empty());
     variable(name).map_or(if is_long { long } else { short }, |n| n as usize)
 }
 
-/// So many schemas, in an ordinary run and in a long one; the same ones each time.
+/// This many schemas in an ordinary run and in a long one; the same ones each time.
 pub fn cases(short: u32, long: u32) -> ProptestConfig {
     ProptestConfig {
         cases: amount("AVRO_CASES", short as usize, long as usize) as u32,
@@ -72,7 +72,7 @@ impl Random {
         (0..n).map(|_| self.next() as u8).collect()
     }
 
-    /// Short mostly; of all UTF-8 lengths.
+    /// Mostly short; with characters of all UTF-8 lengths.
     pub fn text(&mut self) -> String {
         let length = match self.below(10) {
             0 => 0,
@@ -88,15 +88,15 @@ impl Random {
     }
 }
 
-/// A random schema, a record, and its named types.
+/// Makes a random schema (a record), and knows its named types.
 pub struct Generator {
     pub random: Random,
     /// Named types defined so far: full name to definition.
     pub named: HashMap<String, Json>,
-    /// Records that are being defined, which may be referred to where a datum need not go on.
+    /// Records that are still being defined. They may be referred to only where a datum can end.
     open: Vec<String>,
     names: usize,
-    /// Values that the datum may still have before it comes to an end.
+    /// How many more values the datum may have before it must end.
     budget: usize,
 }
 
@@ -111,7 +111,7 @@ impl Generator {
         }
     }
 
-    /// A generator of data of a given schema, whose names must differ without their namespaces.
+    /// A generator of data for a given schema, whose names must be unique without their namespaces.
     pub fn of(json: &Json, seed: u64) -> Generator {
         let mut generator = Generator::new(seed);
         generator.learn(json);
@@ -159,7 +159,7 @@ impl Generator {
         json
     }
 
-    /// A type; `optional` where recursion ends.
+    /// A random type; `optional` if recursion can end there.
     fn ty(&mut self, depth: usize, optional: bool) -> Json {
         if optional && !self.open.is_empty() && self.random.one_in(6) {
             return json!(self.open[self.random.below(self.open.len())]);
@@ -265,7 +265,7 @@ impl Generator {
         }
         if self.random.one_in(3) {
             branches.reverse();
-            // What is defined must come before what refers to it.
+            // A definition must come before references to it.
             if branches.iter().any(|branch| branch.to_string().contains("\"name\"")) {
                 branches.reverse();
             }
@@ -273,7 +273,7 @@ impl Generator {
         Json::Array(branches)
     }
 
-    /// What a union may have only one of.
+    /// The kind of a type: a union may have only one branch of each.
     fn kind(&self, ty: &Json) -> String {
         match ty {
             Json::String(name) => name.clone(),
@@ -287,7 +287,7 @@ impl Generator {
         }
     }
 
-    /// The definition of a type that may be a name.
+    /// The definition of a type that may be given by name.
     pub fn resolve<'a>(&'a self, ty: &'a Json) -> &'a Json {
         let short = |name: &'a str| name.rsplit('.').next().unwrap_or(name);
         ty.as_str().and_then(|name| self.named.get(short(name))).unwrap_or(ty)
@@ -389,7 +389,7 @@ impl Generator {
         }
     }
 
-    /// Whether the schema has unions of more than null and one type. apache-avro resolves those by what happens to fit.
+    /// Whether the schema has unions other than of null and one type. apache-avro resolves those to whatever happens to fit.
     pub fn wide_unions(&self, ty: &Json) -> bool {
         match ty {
             Json::Array(list) => {
@@ -422,7 +422,7 @@ impl Generator {
         }
     }
 
-    /// Writes a datum with blocks of random sizes, some of which say how many bytes they have.
+    /// Writes a datum in blocks of random sizes, some of which include their length in bytes.
     pub fn encode(&mut self, ty: &Json, value: &Theirs, out: &mut Vec<u8>) {
         let ty = self.resolve(ty).clone();
         match value {
@@ -502,7 +502,7 @@ impl Generator {
     }
 }
 
-/// Runs a test where apache-avro has the stack that its recursion needs.
+/// Runs a test with the stack that apache-avro's recursion needs.
 pub fn with_stack<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
@@ -527,7 +527,8 @@ pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(bytes);
 }
 
-/// Their value as ours, with 0 for every scale. A decimal of no bytes, which is zero, they can read but not give back.
+/// apache-avro's value as ours, with 0 for every scale. It can read a decimal of no bytes, which is zero, but cannot return
+/// it.
 pub fn ours(value: &Theirs) -> Value<'static> {
     match value {
         Theirs::Null => Value::Null,
@@ -580,8 +581,8 @@ pub fn ours(value: &Theirs) -> Value<'static> {
     }
 }
 
-/// A value with the entries of its maps in order and of every key only the last, and without the scale of decimals, which
-/// apache-avro's values do not know.
+/// A value with map entries sorted and only the last entry of each key, and without the scales of decimals, which
+/// apache-avro's values do not have.
 pub fn sorted(value: Value<'_>) -> Value<'static> {
     match value.into_owned() {
         Value::List(items) => Value::List(items.into_iter().map(sorted).collect()),
@@ -606,7 +607,7 @@ pub fn change(generator: &mut Generator, json: &Json) -> Json {
     let named = |ty: &Json| ty.is_object() && ty.get("name").is_some() || ty.to_string().contains("\"name\":");
     for field in json["fields"].as_array().unwrap() {
         let ty = &field["type"];
-        // A definition must stay where others refer to it.
+        // A definition must stay if other fields refer to it.
         if !named(ty) && generator.random.one_in(5) {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Records that can never succeed end where the configuration says, with their bytes and the reason, and the stream goes on.
+//! Records that can never succeed end where the configuration says, with their bytes and the reason, while the stream goes on.
 
 use std::collections::HashMap;
 
@@ -11,20 +11,21 @@ use crate::support::process::Messina;
 use crate::support::three::{PIPELINES, Three};
 
 const RECORDS: u64 = 8000;
-/// Bad records of each kind in each topic; of the large ones there is one.
+/// Number of bad records of each kind in each topic; of the large ones there is only one.
 const BAD: u32 = 3;
 const TEN_MEGABYTES: usize = 10 * 1024 * 1024;
 /// The key of a record of 10 MB that is not even Avro, among the navigation events.
 const HUGE: &str = "bad-garbage-9000";
 
-/// What `messina.reason` must say, by the kind in the record's key; none where the record is no dead letter.
+/// The expected `messina.reason`, by the kind in the record's key; None if the record does not become a dead letter.
 fn reason(pipeline: &str, kind: &str) -> Option<&'static str> {
     match (kind, pipeline) {
         ("text" | "empty" | "short" | "wrong_magic", _) => Some("framing"),
         ("unknown_schema", _) => Some("registry"),
         ("garbage" | "truncated" | "trailing", _) => Some("avro"),
         ("tombstone", "orders") => Some("tombstone"),
-        // Valid Avro that has no place: the output topic of the one takes less, and the database refuses so large a row of the other.
+        // Valid Avro that does not fit: the output topic of navigation has a lower limit, and the database refuses so large a row of
+        // reactions.
         ("large", "navigation") => Some("delivery"),
         ("large", "reactions") => Some("invalid"),
         ("tombstone" | "large", _) => None,
@@ -43,7 +44,7 @@ fn bad_input() {
     let three = Three::new(&bench, RECORDS, BAD, 2000);
     three.load(&bench.keyspace);
     let schemas = three.produce(&["--only-topics"]);
-    // Brokers measure what is compressed, and ten million zeros are small then.
+    // No compression: brokers measure the compressed size, and ten million zeros would be small.
     bench.kafka.configure(
         &bench,
         &bench.name("navigation-enriched"),
@@ -74,7 +75,7 @@ fn bad_input() {
     let messina = Messina::start("messina", &[config, local, &plain]);
     three.wait_for_end(&messina);
     messina.stop();
-    // All good ones are there, and of the bad ones none is lost.
+    // All good records are there, and none of the bad ones is lost.
     let found = three.verify(&["--sample=0", "--no-duplicates"]);
     assert_eq!(found["found"], RECORDS);
     for pipeline in PIPELINES {
@@ -84,7 +85,7 @@ fn bad_input() {
     bench.clean();
 }
 
-/// Each dead letter is its input record, byte for byte, with the reason; each bad input record has the end that it must have.
+/// Each dead letter is its input record, byte for byte, with the reason; each bad input record ends as it must.
 fn dead_letters(bench: &Bench, pipeline: &str) {
     let topic = bench.name(pipeline);
     let inputs: HashMap<(i32, i64), Record> = bench

@@ -1,11 +1,11 @@
-//! `messina check --online` finds what only live services can tell, says where it is, and changes nothing.
+//! `messina check --online` finds what only live services can show, names the place, and changes nothing.
 
 use crate::support::Bench;
 use crate::support::certificates::stranger;
 use crate::support::process::finish;
 use crate::support::three::{Three, text};
 
-/// A mistake: what is replaced (at its first place), by what, and what the finding must say.
+/// A mistake: which text is replaced (its first occurrence), by what, and what the finding must say.
 struct Mistake {
     what: &'static str,
     from: &'static str,
@@ -69,7 +69,8 @@ fn check_online() {
         "a check registers nothing"
     );
 
-    // What a start would end with: an output schema that must be there and is not. Its text is told, for whoever registers it.
+    // A start would fail here: the output schema must be registered and is not. The finding shows its text, for whoever
+    // registers it.
     let subject = bench.name("navigation-enriched-value");
     let must_exist = bench.file("must-exist.toml", "[registry]\nregister = false\n");
     let [three_toml, local_toml] = three.configs();
@@ -82,7 +83,7 @@ fn check_online() {
         assert!(found.stderr.contains(says), "does not say {says:?}: {}", found.stderr);
     }
 
-    // A certificate that is named is judged whether or not it is used, before the day on which it ends everything.
+    // A configured certificate is checked whether or not it is used, so that its expiry is known before it breaks everything.
     let authority = stranger(&bench.folder);
     let text_of = format!(
         "[kafka]\nproperties = {{ \"ssl.ca.location\" = \"{}\" }}\n",
@@ -116,7 +117,7 @@ fn check_online() {
         }
     }
 
-    // And one that the registry does not take beside what is there already.
+    // An output schema that the registry refuses because it is incompatible with the version that is there.
     let other = r#"{"type":"record","name":"Other","fields":[{"name":"x","type":"int"}]}"#;
     bench.registry.register(&bench, &subject, other);
     let found = finish(&["check", "--online"], &three.configs());

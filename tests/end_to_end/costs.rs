@@ -1,7 +1,7 @@
-//! What exactly once costs: CPU per record and rate, beside at least once, in interleaved rounds over the same records.
+//! What exactly once costs: CPU per record and rate, compared with at least once, in interleaved rounds over the same records.
 //!
-//! `benches/figures exactly_once` runs it with a release build. A round is one life of the process from the first record to the last commit; of
-//! the rounds the least CPU and the highest rate count, because everything else on the machine only adds.
+//! `benches/figures exactly_once` runs it with a release build. A round is one life of the process, from the first record to the last commit.
+//! The lowest CPU and the highest rate of all rounds count, because other load on the machine can only make both worse.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::process::Messina;
 use crate::support::{Bench, LONG, until};
 
 const ROUNDS: usize = 3;
-/// Name, and what lies over the pipeline.
+/// Name of each variant, and the overlay on its pipeline.
 const WAYS: [(&str, &str); 4] = [
     ("at_least_once", ""),
     (
@@ -72,7 +72,7 @@ fn what_exactly_once_costs() {
     bench.clean();
 }
 
-/// CPU in µs a record, and records a second, of one life.
+/// CPU in µs per record, and records per second, of one life.
 fn run(bench: &Bench, numbers: &Numbers<'_>, (way, more): &(&str, &str), round: usize, records: i64) -> (f64, f64) {
     let name = format!("{way}-{round}");
     let pipeline = [Pipeline {
@@ -82,7 +82,7 @@ fn run(bench: &Bench, numbers: &Numbers<'_>, (way, more): &(&str, &str), round: 
         writes: false,
     }];
     let [base, local] = numbers.config(Duration::from_secs(20), &pipeline);
-    // Fetches as large as librdkafka makes them: this is about rate.
+    // Fetches of librdkafka's own default size, because this measures the rate.
     let fetch = format!("[pipelines.{name}.source.properties]\n\"max.partition.fetch.bytes\" = 1048576\n");
     let text = format!("[pipelines.{name}]\nmax_in_flight = 4096\n{more}{fetch}");
     let over = bench.file("way.toml", &text);

@@ -1,5 +1,5 @@
-//! Dead letters have a way back: listed, shown, and sent where they came from once the cause is mended; and a flood of them stops
-//! intake, loses nothing, and goes on after a restart.
+//! Dead letters have a way back: they are listed, shown, and sent back to their topic once the cause is fixed. A flood of them
+//! stops intake, loses nothing, and intake continues after a restart.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::support::{Bench, LONG, until};
 
 const RECORDS: i64 = 600;
 const CAP: u64 = 50;
-/// The key and the value of the record that is no Avro; neither may be shown unasked.
+/// Key and value of the record that is not Avro; neither may be shown unless it is asked for.
 const GARBAGE: (&str, &str) = ("secret-key", "secret-value: not Avro");
 const NAME: &str = "letters";
 const LETTERS: Pipeline<'static> = Pipeline {
@@ -25,14 +25,14 @@ const LETTERS: Pipeline<'static> = Pipeline {
     cache: None,
     writes: false,
 };
-/// A record without a row is a dead letter, where the stream's own step takes null.
+/// A record without a row becomes a dead letter; the stream's own step would use null.
 const STRICT: &str = "[[pipelines.letters.steps]]\nname = \"person\"\n\
      lookup = \"SELECT number FROM people WHERE who = :who\"\non_missing = \"dead_letter\"\n";
 
 struct Scene<'b> {
     bench: &'b Bench,
     numbers: Numbers<'b>,
-    /// The groups of its pipelines.
+    /// The consumer groups of its pipelines.
     groups: Vec<String>,
     configs: Vec<PathBuf>,
 }
@@ -59,7 +59,7 @@ impl<'b> Scene<'b> {
         Messina::start(name, &configs)
     }
 
-    /// Waits until all groups have committed everything that is in the topic.
+    /// Waits until all groups have committed everything in the topic.
     fn settled(&self, messina: &Messina) {
         until("every record to be committed", LONG, &[messina], || {
             let is_done = |group: &String| {
@@ -75,14 +75,14 @@ impl<'b> Scene<'b> {
         finish(&[&["dead-letters"], arguments].concat(), &configs)
     }
 
-    /// A command that succeeds; its stdout.
+    /// Runs a command that must succeed, and returns its stdout.
     fn said(&self, arguments: &[&str]) -> String {
         let done = self.command(arguments);
         assert_eq!(done.code, Some(0), "{arguments:?}: {}{}", done.stdout, done.stderr);
         done.stdout
     }
 
-    /// Lines of JSON.
+    /// The same, as lines of JSON.
     fn lines(&self, arguments: &[&str]) -> Vec<Value> {
         let said = self.said(&[arguments, &["--json"]].concat());
         said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -101,14 +101,14 @@ impl<'b> Scene<'b> {
         self.bench.kafka.read(&self.bench.name("letters-dead-letters"))
     }
 
-    /// Gives this key a row.
+    /// Inserts a row for this key.
     fn person(&self, who: &str) {
         let table = format!("{}.people", self.bench.keyspace);
         let insert = format!("INSERT INTO {table} (who, number) VALUES ('{who}', 1)");
         self.bench.database().run(self.bench, &insert);
     }
 
-    /// What was written of the number 7: the key, and the offset of its record.
+    /// The rows of number 7: the key, and the offset of its record.
     fn sevens(&self) -> Vec<(String, i64)> {
         self.bench.database().rows(
             self.bench,
@@ -116,7 +116,7 @@ impl<'b> Scene<'b> {
         )
     }
 
-    /// Gives every key a row.
+    /// Inserts a row for every key.
     fn mend(&self) {
         let database = self.bench.database();
         for key in (1..64).step_by(2) {
@@ -126,19 +126,19 @@ impl<'b> Scene<'b> {
         }
     }
 
-    /// Numbers that are in the output, and how many records that is.
+    /// The distinct numbers in the output, and the number of records.
     fn arrived(&self) -> (BTreeSet<i64>, usize) {
         let outputs = self.numbers.outputs(NAME);
         (outputs.iter().map(|o| o.seq).collect(), outputs.len())
     }
 }
 
-/// The place of a line of `list --json`, as the command line takes it.
+/// The place of a line of `list --json`, in the form that the command line takes.
 fn place(line: &Value) -> String {
     format!("{}:{}", line["partition"], line["offset"])
 }
 
-/// A record that was sent back is late: what younger ones have written stays.
+/// A record that was sent back is late, so it must not overwrite what younger records have written.
 #[test]
 fn one_that_was_sent_back_leaves_younger_rows_alone() {
     let Some(bench) = Bench::find("one_that_was_sent_back_leaves_younger_rows_alone") else {
@@ -168,7 +168,8 @@ fn one_that_was_sent_back_leaves_younger_rows_alone() {
     bench.clean();
 }
 
-/// The brokers give it a new time, and another pipeline of the topic, which had not failed, writes its row again.
+/// The brokers give the record that was sent back a new timestamp, and another pipeline of the topic, which had not failed,
+/// writes its row again.
 #[test]
 fn one_that_gets_a_new_time_leaves_younger_rows_alone() {
     let Some(bench) = Bench::find("one_that_gets_a_new_time_leaves_younger_rows_alone") else {
@@ -226,7 +227,7 @@ fn the_way_back() {
     let scene = Scene::new(&bench, "");
     let elsewhere = bench.name("elsewhere");
     bench.kafka.create(&bench, &[&elsewhere], 1);
-    // What goes there keeps its time, which is years ago: the brokers would take it away.
+    // Records sent there keep their timestamps, which are years old: retention would delete them.
     bench.kafka.configure(&bench, &elsewhere, "retention.ms", "-1");
     scene.numbers.fill(RECORDS);
     let headers = OwnedHeaders::new().insert(Header {
@@ -245,7 +246,7 @@ fn the_way_back() {
     let missing = scene.letters().len() as u64 - 1;
     assert!(missing > 2 * CAP, "{missing} records without a row");
 
-    // Seen, and nothing of what is in them.
+    // The records are counted and listed, and nothing of their contents is shown.
     let counts = scene.lines(&["list", "--summary"]);
     let counts: Vec<_> = counts
         .iter()
@@ -289,7 +290,7 @@ fn the_way_back() {
         missing + 1
     );
 
-    // Said, and not sent.
+    // A dry run reports, and sends nothing.
     let before = scene.sent();
     let dry = scene.said(&["replay"]);
     assert!(
@@ -298,7 +299,7 @@ fn the_way_back() {
     );
     assert_eq!(scene.sent(), before, "a dry run sends nothing");
 
-    // The cap, and on from there.
+    // A replay stops at `--max`, and another one continues from there.
     scene.mend();
     let replay = ["replay", "--yes", "--reason", "missing"];
     let first = scene
@@ -334,7 +335,7 @@ fn the_way_back() {
         assert_eq!((same(record), record.headers.len()), (same(original), 4));
     }
 
-    // What cannot succeed goes round as often as the guard lets it.
+    // A record that can never succeed comes back as often as `--max-replays` allows.
     let mut latest = garbage.clone();
     for round in 1..=2u64 {
         let sent = scene
@@ -384,7 +385,7 @@ fn the_way_back() {
     bench.clean();
 }
 
-/// All together they are no batch that the topic takes; each by itself is.
+/// All of them together exceed the topic's batch limit; each one alone does not.
 #[test]
 fn they_go_back_to_a_topic_that_takes_small_batches() {
     const LETTERS: u64 = 300;
@@ -394,7 +395,7 @@ fn they_go_back_to_a_topic_that_takes_small_batches() {
     let scene = Scene::new(&bench, "");
     let mut state = 1_u64;
     for _ in 0..LETTERS {
-        // No framing, and nothing that could be compressed.
+        // No framing, and random bytes that cannot be compressed.
         let value: Vec<u8> = (0..2048)
             .map(|place| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -431,18 +432,18 @@ fn a_flood_stops_intake() {
     };
     let limit = format!("[pipelines.{NAME}.dead_letter.stop_above]\nconsecutive = {ALLOWED}\n");
     let scene = Scene::new(&bench, &limit);
-    // No key has a row: what an operator's mistake looks like.
+    // No key has a row, as after an operator's mistake.
     bench
         .database()
         .run(&bench, &format!("TRUNCATE {}.people", bench.keyspace));
-    // More than is in flight when the limit is passed.
+    // More records than are in flight when the limit is exceeded.
     let count = 40 * crate::support::numbers::MAX_IN_FLIGHT as i64;
     scene.numbers.fill(count);
     let messina = scene.start("messina");
     until("intake to stop", LONG, &[&messina], || {
         (messina.metric("messina_dead_letter_stop") == 1.0).then_some(())
     });
-    // The status is a moment behind.
+    // The status page lags by a moment.
     std::thread::sleep(Duration::from_secs(1));
     until("what is in flight to end", LONG, &[&messina], || {
         (messina.in_flight() == 0).then_some(())
@@ -474,7 +475,7 @@ fn a_flood_stops_intake() {
         "{committed} committed, and only {letters} have ended"
     );
 
-    // The cause is mended: what was stopped goes on by itself, and what became a dead letter is sent back.
+    // The cause is fixed: the stopped pipeline continues by itself, and its dead letters are sent back.
     for key in (0..64).step_by(2) {
         let row = format!("('k{key:02}', {})", key * 10);
         bench.database().run(

@@ -8,10 +8,10 @@ use crate::support::numbers::{MAX_IN_FLIGHT, Numbers, Pipeline, duplicates};
 use crate::support::process::Messina;
 use crate::support::{Bench, LONG, until};
 
-/// More than is processed in that time, so that there is always something in flight.
+/// More than can be processed in that time, so that there is always something in flight.
 const RATE: i64 = 6000;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
-/// What a stop may take where nothing hinders it: a moment for what is in flight, the last commit, and leaving the group.
+/// How long an unhindered stop may take: a moment for what is in flight, the last commit, and leaving the group.
 const STOP: Duration = Duration::from_secs(5);
 
 #[test]
@@ -37,7 +37,7 @@ fn drain_on_sigterm() {
         until("a commit to be acknowledged", STOP * 4, &[&messina], || {
             (messina.metric("messina_commits_total") > 0.0).then_some(())
         });
-        // It stops nothing: what can be read again is.
+        // SIGHUP stops nothing: it only reads again what can be read again.
         messina.hang_up();
         until("the answer to SIGHUP", STOP, &[&messina], || {
             (!messina.lines("SIGHUP: logins read again").is_empty()).then_some(())

@@ -1,4 +1,4 @@
-//! `messina run --dry-run` says what a pipeline would do with real records, and does nothing of it.
+//! `messina run --dry-run` shows what a pipeline would do with real records, and does none of it.
 
 use messina::avro::{Schema, Value};
 use messina::registry::framing;
@@ -158,7 +158,7 @@ fn a_dry_run_has_no_effect() {
         assert!(told.stdout.contains(says), "does not say {says:?}: {}", told.stdout);
     }
 
-    // Live traffic: what was there before it began is not shown.
+    // With live traffic, records from before its start are not shown.
     let live = std::thread::spawn({
         let config = config.clone();
         move || finish(&["run", "--dry-run", "--records", "1", "--json"], &[&config])

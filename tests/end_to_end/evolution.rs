@@ -1,5 +1,5 @@
-//! A topic's schema changes under a running pipeline: what fits goes on, what does not ends as dead letters with that reason, and the
-//! pipeline neither stops nor fails to come back. What is not Avro is refused by its name.
+//! A topic's schema changes under a running pipeline: records that still fit go on, others become dead letters with that reason, and the
+//! pipeline neither stops nor fails to restart. Schemas that are not Avro are refused, naming their type.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ const FITTING: [&str; 2] = [
         {"name":"kind","type":"string"},{"name":"user_id","type":"string"}]}"#,
 ];
 
-/// Versions that break the pipeline, and what must be said of them.
+/// Versions that break the pipeline, and what the message must say.
 const BREAKING: [(&str, &str); 2] = [
     (
         r#"{"type":"record","name":"Click","fields":[{"name":"user_id","type":"int"},{"name":"kind","type":"string"}]}"#,
@@ -28,7 +28,7 @@ const BREAKING: [(&str, &str); 2] = [
     ),
 ];
 
-/// Schemas that are none of Avro's.
+/// Schemas of other types than Avro.
 const FOREIGN: [(&str, &str); 2] = [
     (
         "JSON",
@@ -79,7 +79,7 @@ struct Clicks<'b> {
 }
 
 impl Clicks<'_> {
-    /// A record under this id, of this schema where it is Avro; else any bytes.
+    /// Sends a record with this schema id: encoded with `schema` if it is Avro, otherwise arbitrary bytes.
     fn send(&mut self, id: u32, schema: Option<&str>) {
         let mut value = vec![0];
         value.extend(id.to_be_bytes());
@@ -95,7 +95,7 @@ impl Clicks<'_> {
             });
             schema.encode(&Value::Record(fields.collect()), &mut value).unwrap();
         } else {
-            // As Avro of the first version this is a record: it must not be taken for one.
+            // These bytes would be a valid record of the first version, and must not be taken for one.
             value.extend([2, b'u', 2, b'k']);
         }
         self.bench
@@ -143,7 +143,7 @@ fn evolution() {
     }
     clicks.wait(&messina);
 
-    // New versions come while it runs, and records of them between those that fit.
+    // New versions are registered while it runs, and their records arrive between records that fit.
     let breaking = BREAKING.map(|(schema, _)| bench.registry.register(&bench, &subject, schema));
     let foreign = FOREIGN.map(|(kind, schema)| {
         let subject = bench.name(&format!("foreign-{kind}-value"));
@@ -175,7 +175,8 @@ fn evolution() {
         assert_eq!(letter.header("messina.reason"), Some(reason), "{}", letter.about());
         let message = letter.header("messina.message").unwrap();
         assert!(message.contains(says), "does not say {says}: {message}");
-        // Told as an error, with the schema, once the records come; of those that the registry does not give as Avro, the first for a while.
+        // Each is logged as an error that names the schema, once its records arrive. Of the schemas that the registry does not return as
+        // Avro, only the first is logged for a while.
         let told = messina.lines("ERROR");
         if reason == "registry" && !told.iter().any(|line| line.contains(says)) {
             assert!(told.iter().any(|line| line.contains("only AVRO")), "{told:?}");
@@ -194,7 +195,7 @@ fn evolution() {
             messina.metric(metric)
         );
     }
-    // What alerts are made of (deploy/prometheus): records given up, and for good.
+    // The metrics that alerts use (deploy/prometheus): failures at level error, and permanent dead letters.
     let metrics = messina.get("/metrics").unwrap();
     for (metric, label) in [
         ("messina_failures_total{", r#"level="error""#),
@@ -210,7 +211,7 @@ fn evolution() {
     assert_eq!(bench.kafka.read(&out).len(), 6, "what fits goes on");
     messina.stop();
 
-    // The versions that break it are live now: it comes back all the same, and says so.
+    // The breaking versions are live now: the pipeline starts all the same, and logs them.
     let messina = Messina::start("second", &[&config]);
     clicks.send(fitting[0], Some(FITTING[0]));
     clicks.send(breaking[0], Some(BREAKING[0].0));
@@ -226,7 +227,7 @@ fn evolution() {
     assert_eq!(bench.kafka.read(&out).len(), 7);
     assert_eq!(bench.kafka.read(&bench.name("clicks-dead")).len(), 5);
 
-    // A check takes none of it for granted.
+    // A check tolerates none of it.
     let found = finish(&["check", "--online"], &[&config]);
     assert_eq!(found.code, Some(78), "{}", found.stderr);
     for (_, says) in BREAKING {

@@ -1,7 +1,7 @@
-//! Promise 7: who reads what is committed sees each record once, whatever happens to the processes that wrote it.
+//! Promise 7: a consumer of committed records sees each record once, whatever happens to the processes that wrote it.
 //!
-//! Kills, rebalances, a member that stands still for longer than its session and then goes on, or for longer than its transaction may be open, a drain that runs
-//! out of time, and an output that the brokers refuse. Each test also looks at what was written and thrown away: where that is nothing, it has shown nothing.
+//! Covers kills, rebalances, a member that is frozen for longer than its session or its transaction time-out and then goes on, a drain that runs out of time,
+//! and an output that the brokers refuse. Each test also counts the aborted outputs: if there are none, it has shown nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,13 +25,13 @@ const PIPELINES: [Pipeline<'static>; 1] = [Pipeline {
     writes: true,
 }];
 
-/// The stream, and files for as many members as the test has.
+/// The stream, and configuration files for as many members as the test has.
 struct Scene<'b> {
     bench: &'b Bench,
     numbers: Numbers<'b>,
     base: [PathBuf; 2],
     partitions: i32,
-    /// Who reads what is committed, and who reads all.
+    /// A consumer of committed records, and one of all records.
     readers: [BaseConsumer; 2],
 }
 
@@ -56,7 +56,7 @@ impl<'b> Scene<'b> {
         }
     }
 
-    /// A member with transactions; `more` lies over the rest.
+    /// Starts a member with transactions; `more` is an overlay on its configuration.
     fn start(&self, name: &str, more: &str) -> Messina {
         self.start_with(name, 15_000, more)
     }
@@ -90,13 +90,13 @@ impl<'b> Scene<'b> {
         self.bench.name(&format!("{NAME}-enriched"))
     }
 
-    /// Records in the output topic that were thrown away.
+    /// Number of aborted records in the output topic.
     fn aborted(&self) -> usize {
         let topic = self.output();
         self.bench.kafka.read_uncommitted(&topic).len() - self.bench.kafka.read(&topic).len()
     }
 
-    /// Where each partition of the output ends, for who reads what is committed and for who reads all: apart while a transaction is open in it.
+    /// The end of each partition of the output, as seen by a consumer of committed records and by one of all records. They differ while a transaction is open.
     fn ends(&self) -> Vec<[i64; 2]> {
         let topic = self.output();
         let end = |reader: &BaseConsumer, partition| {
@@ -110,7 +110,7 @@ impl<'b> Scene<'b> {
             .collect()
     }
 
-    /// What a member left open hides what came after it, until the brokers end it by its time-out.
+    /// A transaction that a member left open hides whatever follows it, until its time-out, when the brokers abort it.
     fn wait_until_nothing_is_open(&self) {
         until("no transaction to be open any more", LONG, &[], || {
             let is_open = self.ends().iter().any(|[committed, all]| committed < all);
@@ -121,8 +121,8 @@ impl<'b> Scene<'b> {
         });
     }
 
-    /// Stops it while outputs of its open transaction are in the log: between two transactions, and where one begins, there are none. Those of others end
-    /// meanwhile, unless they are starved: then it cannot be told whose the open one is.
+    /// Freezes the member while outputs of its open transaction are in the log; between two transactions, and when one begins, there are none. Transactions of
+    /// the others end meanwhile, unless they are starved; then one cannot tell whose transaction is open, so it tries again.
     fn freeze_in_transaction(&self, messina: &Messina, others: &[&Messina]) {
         for _ in 0..20 {
             until("it to be at work", LONG, &[messina], || {
@@ -146,7 +146,7 @@ impl<'b> Scene<'b> {
         panic!("{} was in no transaction\n{}", messina.name, messina.tail());
     }
 
-    /// Each of `0..sent` is there once, for who reads what is committed, and has its row.
+    /// Each of `0..sent` is visible once to a consumer of committed records, and has its row.
     fn verify(&self, sent: i64) {
         self.wait_until_nothing_is_open();
         let repeated = duplicates(&self.numbers.outputs(NAME), sent);
@@ -164,7 +164,7 @@ fn kill_9_leaves_each_record_once() {
         return;
     };
     let scene = Scene::new(&bench, 8, Duration::from_secs(20));
-    // The same member each time: it ends what its forerunner left open, and waits for no session to run out.
+    // A static member: each life aborts what the last one left open, and need not wait for its session to expire.
     let member = format!(
         "[pipelines.{NAME}.source]\ninstance_id = \"{}\"\n",
         bench.name("member")
@@ -208,7 +208,7 @@ fn members_that_come_and_go_leave_each_record_once() {
         (first.ended_records() > 2000).then_some(())
     });
     for round in 1..=3 {
-        // The one that is killed leaves a transaction open, for as long as this.
+        // 5000 ms is how long the killed member's transaction stays open.
         let second = scene.start_with(&format!("second member, round {round}"), 5000, "");
         let both = [&first, &second];
         until("the partitions to be shared", LONG, &both, || {
@@ -249,7 +249,7 @@ fn a_member_that_stood_still_publishes_nothing_that_is_seen() {
     const PARTITIONS: usize = 8;
     let scene = Scene::new(&bench, PARTITIONS as i32, Duration::from_secs(20));
     let load = scene.numbers.load(RATE, i64::MAX);
-    // Its transaction outlives its session by far: what fences it is the group.
+    // Its transaction time-out is far longer than its session, so it is the group that fences it.
     let zombie = scene.start_with("the one that stands still", 120_000, "");
     let other = scene.start("the other", "");
     until("the partitions to be shared", LONG, &[&zombie, &other], || {
@@ -268,7 +268,7 @@ fn a_member_that_stood_still_publishes_nothing_that_is_seen() {
         (other.ended_records() > before + 2000).then_some(())
     });
     zombie.thaw();
-    // It throws its transaction away and joins again, or finds itself fenced and ends; either is right.
+    // It aborts its transaction and joins again, or finds itself fenced and ends; both are right.
     until("it to join again or to end", LONG, &[&other], || {
         (other.partitions() < PARTITIONS || zombie.ended().is_some()).then_some(())
     });
@@ -289,7 +289,7 @@ fn a_member_that_stood_still_publishes_nothing_that_is_seen() {
     bench.clean();
 }
 
-/// The brokers abort its transaction by the time-out, and fence its producer with that.
+/// The brokers abort its transaction on time-out, which fences its producer.
 #[test]
 fn a_member_that_stood_still_for_longer_than_its_transaction_goes_on() {
     let Some(bench) = Bench::find("a_member_that_stood_still_for_longer_than_its_transaction_goes_on") else {
@@ -302,7 +302,7 @@ fn a_member_that_stood_still_for_longer_than_its_transaction_goes_on() {
         (scene.committed() > 2000).then_some(())
     });
     scene.freeze_in_transaction(&messina, &[]);
-    // By now the brokers have aborted it.
+    // Now the brokers have aborted it.
     scene.wait_until_nothing_is_open();
     let before = scene.committed();
     messina.thaw();
@@ -313,7 +313,7 @@ fn a_member_that_stood_still_for_longer_than_its_transaction_goes_on() {
     scene.settled(sent, &[&messina]);
     let fenced = messina.lines("the producer was fenced").len();
     assert!(fenced > 0, "it was never fenced\n{}", messina.tail());
-    // There may be other reasons for a new consumer: each is told.
+    // A consumer may be replaced for other reasons, too; each one is logged.
     let told = messina.lines("starting again from the last commit").len() as f64;
     let figures = ["messina_halted", "messina_consumer_rebuilds_total"].map(|name| messina.metric(name));
     assert_eq!(figures, [0.0, told], "halted, rebuilt\n{}", messina.tail());
@@ -325,7 +325,7 @@ fn a_member_that_stood_still_for_longer_than_its_transaction_goes_on() {
     bench.clean();
 }
 
-/// Every second key waits for its row; the others are published.
+/// Records of every second key wait for a row; the others are published.
 fn waiting() -> String {
     format!(
         "[[pipelines.{NAME}.steps]]\nname = \"person\"\n\
@@ -335,7 +335,7 @@ fn waiting() -> String {
     )
 }
 
-/// Each abort makes every partition start anew, sooner than one that stands still is called so.
+/// Each abort restarts every partition before it has stood still long enough to count as stalled.
 #[test]
 fn transactions_that_are_thrown_away_again_and_again_are_a_stall() {
     let Some(bench) = Bench::find("transactions_that_are_thrown_away_again_and_again_are_a_stall") else {
@@ -365,7 +365,7 @@ fn transactions_that_are_thrown_away_again_and_again_are_a_stall() {
     bench.clean();
 }
 
-/// A step that reads what another one writes: one record after the other, in a partition at a time.
+/// One step reads the table that another one writes, so a partition processes one record after the other.
 fn one_after_another() -> String {
     format!(
         "[[pipelines.{NAME}.steps]]\nname = \"person\"\nlookup = \"SELECT number FROM people WHERE who = :who\"\n\
@@ -375,7 +375,7 @@ fn one_after_another() -> String {
     )
 }
 
-/// All that may be in flight takes 20 ms a record, and more than three times as long as a transaction may be open.
+/// A record takes 20 ms, so all that may be in flight takes more than three times as long as a transaction may be open.
 #[test]
 fn a_backlog_that_takes_longer_than_a_transaction_may_is_committed_in_parts() {
     let Some(bench) = Bench::find("a_backlog_that_takes_longer_than_a_transaction_may_is_committed_in_parts") else {

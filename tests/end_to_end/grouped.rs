@@ -1,4 +1,4 @@
-//! `group`: rows of one partition, or of any, are written together, and what is promised of each row holds as ever.
+//! `group`: rows of one partition, or of any, are written together, and each row still keeps all promises.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,9 +8,9 @@ use crate::support::process::Messina;
 use crate::support::{Bench, LONG, three, until};
 
 const RECORDS: i64 = 20_000;
-/// The record whose life the database refuses.
+/// The record whose TTL the database refuses.
 const BAD: i64 = 7_777;
-/// The pipelines, and their tables: of the second, rows of any partition share a batch.
+/// The pipelines, each with a table of its name. In the second, rows of any partition share a batch.
 const NAMES: [&str; 2] = ["by_partition", "shared"];
 
 #[test]
@@ -60,7 +60,7 @@ fn grouped_writes_survive_kill_9_and_one_bad_row_ends_alone() {
         (messina.ended_records() >= RECORDS as u64 / 5).then_some(())
     });
     messina.kill();
-    // The second life has work of its own, however far the first one came.
+    // Gives the second life work to do, however far the first one came.
     numbers.load_from(RECORDS / 2, 1_000_000, RECORDS).wait();
     let messina = Messina::start("messina", &configs);
     for name in NAMES {
@@ -68,7 +68,7 @@ fn grouped_writes_survive_kill_9_and_one_bad_row_ends_alone() {
             let committed = bench.kafka.progress(&numbers.group(name), &numbers.topic).0;
             (committed == RECORDS as u64).then_some(())
         });
-        // The figures of groups follow once a second.
+        // The metrics of groups are updated once a second.
         let figure = |metric| messina.metric(&format!("{metric}{{pipeline=\"{name}\",step=\"row\"}}"));
         let (rows, batches) = until("batches to be counted", LONG, &[&messina], || {
             let (rows, batches) = (
@@ -131,7 +131,7 @@ fn a_linger_is_no_time_of_the_database() {
         bench.file("local.toml", &three::local(&bench, &bench.keyspace)),
     ];
     let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
-    // One after the other, each with a linger of its own.
+    // One after the other, so that each waits for a linger of its own.
     for rows in 1..=4 {
         numbers.fill(1);
         numbers.committed("lone", rows, &[&messina]);

@@ -1,11 +1,12 @@
-//! `messina init` on real services: what it drafts from registered schemas and tables of the database fits them, says `check --online`.
+//! `messina init` on real services: according to `check --online`, what it drafts fits the registered schemas and the database's
+//! tables.
 
 use std::path::Path;
 
 use crate::support::Bench;
 use crate::support::process::{Finished, finish};
 
-/// A topic's schema, and flags for tables; of each a pipeline is drafted.
+/// A topic's schema, and the flags for tables; one pipeline is drafted for each.
 const DRAFTS: [(&str, &str, &str); 7] = [
     ("profiles", "event", "--table profiles"),
     ("both", "event", "--table profiles --write history"),

@@ -1,8 +1,8 @@
-//! The whole of Messina, as a process, against real Kafka, a real registry and a real CQL database: the promises of DESIGN.md, seen
+//! The whole of Messina as a process, against real Kafka, a real registry and a real CQL database: the promises of DESIGN.md, seen
 //! from outside.
 //!
 //! Each file is one promise. Without the services (`KAFKA_BROKERS`, `REGISTRY_URL`, `SCYLLA_NODES`, `MESSINA_TEST_PYTHON`) a test
-//! says so and passes, or fails where `CI=true`. `MESSINA_BIN` names the binary under test, else it is the one that Cargo built.
+//! says so and passes, or fails if `CI=true`. `MESSINA_BIN` names the binary under test; the default is the one that Cargo built.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 #[path = "../support/mod.rs"]

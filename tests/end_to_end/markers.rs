@@ -1,4 +1,4 @@
-//! Markers in mixed case, as fields of Java's Avro have them: a CQL server tells them in small letters, and a pipeline goes by what its statement says.
+//! Markers in mixed case, like the fields of Java's Avro: a CQL server reports them in lower case, and a pipeline uses the spelling of its statement.
 
 use messina::avro::{Schema, Value};
 use rdkafka::producer::BaseRecord;
@@ -9,7 +9,7 @@ use crate::support::{Bench, LONG, until};
 
 const SCHEMA: &str = r#"{"type": "record", "name": "Visit", "fields": [{"name": "userId", "type": "string"}, {"name": "n", "type": "int"}]}"#;
 
-/// Pipelines, each with a table of its name, and what a step has besides its statement.
+/// Pipelines, each with a table of its name, and what its step contains besides the statement.
 const STEPS: [(&str, &str); 2] = [("bound", "bind = { userId = \"event.userId\" }"), ("named", "")];
 
 #[test]

@@ -1,5 +1,5 @@
-//! Pipelines that do not fit the live schemas, tables and collections, each with one mistake: each is refused before a record is read, and
-//! the message names path, version, marker, both types and a remedy. The snapshot is what people read.
+//! Pipelines that do not fit the live schemas, tables and collections, with one mistake each: each is refused before a record is read, and
+//! the message names path, version, marker, both types and a remedy. The snapshot shows the messages as people read them.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::support::Bench;
 use crate::support::process::finish;
 use crate::support::three::local;
 
-/// The first version; the second has `late` besides.
+/// The first version; the second also has the field `late`.
 const SCHEMA: &str = r#"{"type": "record", "name": "Event", "namespace": "com.acme.test", "fields": [
     {"name": "user", "type": "string"},
     {"name": "partner_id", "type": "long"},
@@ -82,7 +82,7 @@ topic = "TOPIC-enriched"
 set = { score = "profile.score", partner = "partner.name" }
 "#;
 
-/// What is replaced, and by what.
+/// Name of the mistake, the text that is replaced, and its replacement.
 const MISTAKES: [(&str, &str, &str); 37] = [
     ("an unknown field", "user = \"event.user\"", "user = \"event.usr\""),
     (
@@ -241,7 +241,7 @@ fn mistyped() {
     let late = r#", {"name": "late", "type": "string", "default": ""}"#;
     let ids = ["", late].map(|more| bench.registry.register(&bench, &subject, &SCHEMA.replace("LATE", more)));
     let good = CONFIG.replace("TOPIC", &topic).replace("KEYSPACE", &bench.keyspace);
-    // Shorter than the tests' session time-out, of which `check` would warn.
+    // Shorter than the tests' session time-out: `check` would warn otherwise.
     let local = format!("shutdown_timeout = \"5s\"\n{}", local(&bench, &bench.keyspace));
     let local = bench.file("local.toml", &local);
     let sound = finish(&["check", "--online"], &[&bench.file("sound.toml", &good), &local]);
@@ -267,14 +267,15 @@ fn mistyped() {
             plain = plain.replace(&format!("is schema {id}{end}"), &format!("is schema {name}{end}"));
         }
     }
-    // Log lines carry the time.
+    // Drops log lines, which contain the time.
     let plain: Vec<&str> = plain.lines().filter(|line| !line.starts_with("20")).collect();
     insta::assert_snapshot!("mistyped", plain.join("\n"));
     bench.wait(async { mongo.drop().await.unwrap() });
     bench.clean();
 }
 
-/// Milliseconds that `check --online` takes for a pipeline of twenty steps, the process and its connections included; the median of five.
+/// How many milliseconds `check --online` takes for a pipeline of twenty steps, including the process and its connections; the median of
+/// five.
 fn twenty_steps(bench: &Bench, good: &str, local: &Path) -> u128 {
     let (before, sink) = good.split_once("[pipelines.p.sink]").unwrap();
     let mut text = before.to_owned();

@@ -1,5 +1,5 @@
-//! A newcomer who follows docs/get-started.md has a pipeline that runs: `tests/newcomer/play.py` types the page's commands. Nothing comes of the page's example
-//! in a topic that is somebody's.
+//! A newcomer who follows docs/get-started.md ends up with a running pipeline: `tests/newcomer/play.py` types the page's commands. In a topic that belongs to
+//! somebody else, the page's example does nothing.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -24,7 +24,7 @@ fn the_page_to_get_started_works() {
         .env("KAFKA_BROKERS", &bench.kafka.brokers)
         .env("REGISTRY_URL", &bench.registry.url)
         .env("SCYLLA_NODES", bench.nodes.join(","));
-    // Its build takes as long as all other tests together: only the figure asks for it.
+    // The page's build takes as long as all other tests together, so it runs only if the variable asks for it.
     if std::env::var_os("NEWCOMER_BUILDS").is_none() {
         command.arg("--binary").arg(binary());
     }
@@ -62,7 +62,7 @@ fn a_topic_of_another_schema_is_left_alone() {
         assert_eq!(output.status.code(), Some(1), "{word}: {said}");
         assert!(said.contains("do not have the schema click.avsc"), "{word}: {said}");
     }
-    // A proxy that leads nowhere knows nothing of schemas.
+    // A 404 from a proxy that leads nowhere says nothing about schemas.
     let output = clicks(&bench, "send", &topic, &nowhere());
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -91,13 +91,13 @@ fn clicks(bench: &Bench, word: &str, topic: &str, registry: &str) -> Output {
         .unwrap()
 }
 
-/// The address of what answers one request with a page of its own, and the status 404.
+/// The address of a server that answers one request with a page of its own and status 404.
 fn nowhere() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();
-        // The beginning of a request does; the rest is read until the client has gone.
+        // The first byte of a request is enough; the rest is read until the client closes the connection.
         client.read_exact(&mut [0; 1]).unwrap();
         client
             .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>")

@@ -1,4 +1,5 @@
-//! Promise 3: with `order = "key"` the output of each key has the order of the input, many records being in flight.
+//! Promise 3: with `order = "key"` the outputs of each key keep the order of the inputs while many records are in
+//! flight.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,7 +11,7 @@ use crate::support::{Bench, LONG, until};
 
 const RECORDS: i64 = 30_000;
 
-/// How often a record of a key comes after a later one of that key, in the partition that the key has.
+/// How often a record follows a later one of its key in the key's partition.
 fn inversions(outputs: &[Output]) -> usize {
     let mut last: HashMap<&str, (i32, i64)> = HashMap::new();
     let mut count = 0;
@@ -35,14 +36,14 @@ fn order_by_key() {
             cache: None,
             writes: false,
         },
-        // Short-lived rows: answers from memory and from the database come in turns.
+        // The rows are cached for a short time, so answers come from memory and from the database in turn.
         Pipeline {
             name: "cached",
             order: "key",
             cache: Some("{ ttl = \"20ms\", missing_ttl = \"5ms\" }"),
             writes: false,
         },
-        // What the test would see if lanes did not hold.
+        // Shows what the test would see without lanes.
         Pipeline {
             name: "unordered",
             order: "none",
@@ -72,7 +73,7 @@ fn order_by_key() {
             outputs.len()
         );
         assert_eq!(duplicates(&outputs, RECORDS), 0, "{name}: duplicates");
-        // What has no order shows that the test would see it.
+        // The pipeline without order proves that the test can detect disorder.
         assert_eq!(
             out_of_order == 0,
             *order != "none",

@@ -1,4 +1,4 @@
-//! `config/processors.toml` as it stands, but for addresses and names: three processors in one process, over Kafka, the CQL database and
+//! `config/processors.toml` unchanged except for addresses and names: three processors in one process, with Kafka, the CQL database and
 //! MongoDB, from the first record to the last.
 
 use std::collections::{HashMap, HashSet};
@@ -15,13 +15,13 @@ use crate::support::process::Messina;
 use crate::support::three::{PIPELINES, Three, local};
 
 const RECORDS: u64 = 6000;
-/// Campaigns have ids from 1 to 500; the last hundred have no document.
+/// Campaigns have the ids 1 to 500; the last hundred have no document.
 const CAMPAIGNS: i64 = 400;
 
-/// The kind of an event long ago, which a part of those who order have in their history before the start.
+/// The kind of an old event, which some of the ordering users have in their history before the start.
 const LONG_AGO: &str = "long ago";
 
-/// The fields of a record, by an independent decoder and the registry's schema. `schemas` are those that were read already.
+/// The fields of a record, read by an independent decoder with the registry's schema. `schemas` caches those that were fetched already.
 fn fields(bench: &Bench, schemas: &mut HashMap<u32, Schema>, record: &Record) -> Vec<(String, Value)> {
     let value = record.value.as_deref().unwrap();
     let id = u32::from_be_bytes(value[1..5].try_into().unwrap());
@@ -75,8 +75,7 @@ fn processors() {
         .collect();
     partners.sort();
     partners.dedup();
-    // What else orders find is what the other pipeline has written by then, which may be nothing.
-    // The key of an order is its user.
+    // Whatever else orders find was written by the other pipeline by then, which may be nothing. The key of an order is its user.
     let orders = bench.kafka.read(&bench.name("orders"));
     let known: HashSet<&str> = orders.iter().take(200).map(Record::key_text).collect();
     let database = bench.database();
@@ -150,7 +149,7 @@ fn processors() {
                         panic!("{record:?}")
                     };
                     assert!(kinds.len() <= 20);
-                    // The oldest comes first.
+                    // The history is sorted by age, oldest first.
                     let is_known = known.contains(output.key_text());
                     let first = kinds.first().and_then(|kind| text(unwrapped(kind)));
                     assert_eq!(first == Some(LONG_AGO), is_known, "{kinds:?}");

@@ -1,5 +1,5 @@
-//! A second member joins the group and leaves it under load: nothing is lost, and with cooperative-sticky nothing is repeated. Nor is
-//! it where a member leaves while the group waits for another one.
+//! A second member joins the group and leaves it under load: nothing is lost, and with cooperative-sticky nothing is repeated. The same
+//! holds if a member leaves while the group waits for another one to join.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -70,7 +70,7 @@ fn two_members_rebalance() {
     bench.clean();
 }
 
-/// It has joined and got nothing. Were it not to say that it leaves, the others would wait for the end of its session.
+/// It has joined and got no partition. If it did not announce that it leaves, the others would wait until its session expires.
 #[test]
 fn a_member_without_partitions_leaves_its_group() {
     let Some(bench) = Bench::find("a_member_without_partitions_leaves_its_group") else {
@@ -105,7 +105,7 @@ fn a_member_without_partitions_leaves_its_group() {
     bench.clean();
 }
 
-/// While a join waits for the slowest member, the broker reads no commit of the others; when it is over, their generation is an old one.
+/// While a join waits for the slowest member, the broker handles no commits of the others; after it, their generation is outdated.
 #[test]
 fn a_member_leaves_while_others_join() {
     let Some(bench) = Bench::find("a_member_leaves_while_others_join") else {
@@ -136,16 +136,17 @@ fn a_member_leaves_while_others_join() {
         .set("enable.auto.commit", "false");
     let slow: BaseConsumer = config.create().unwrap();
     slow.subscribe(&[&numbers.topic]).unwrap();
-    // It joins. But it is not polled, so it does not see that it got nothing yet, and does not come back for what is given to it.
+    // The slow consumer joins. Nobody polls it, so it does not see its empty assignment and does not rejoin for the partitions given to
+    // it.
     until("two partitions to be given to it", LONG, &[&messina], || {
         (messina.partitions() == 2).then_some(())
     });
-    // Before the next of its regular commits: one that waits already is followed by another, whatever becomes of it.
+    // Stops it before its next regular commit. A commit that waits already is followed by another one, whatever becomes of it.
     messina.signal();
     until("the drain", LONG, &[], || {
         (!messina.lines("draining").is_empty()).then_some(())
     });
-    // The last commit is on its way.
+    // Leaves time for the last commit to be sent.
     std::thread::sleep(Duration::from_secs(1));
     let (code, took) = messina.wait_for_end(LONG, || {
         let _ = slow.poll(Duration::from_millis(10));

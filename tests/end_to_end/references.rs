@@ -1,5 +1,5 @@
-//! References and look-ups of many rows, from the record to the output topic: typed, enriched, followed while it runs, and refused by
-//! `check --online` where they do not fit.
+//! References and look-ups of many rows, from the record to the output topic: typed, enriched, updated while it runs, and refused by
+//! `check --online` if they do not fit.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ fn visit(schema: u32, user: &str, partner: i64) -> Vec<u8> {
     bytes
 }
 
-/// The output record of a user, once it is there.
+/// The output record of a user, once it has arrived.
 fn output(bench: &Bench, topic: &str, user: &str, number: usize, messina: &Messina) -> Vec<(String, Value)> {
     let records = until("an output record", LONG, &[messina], || {
         let all = bench.kafka.read(topic);
@@ -196,20 +196,20 @@ fn references() {
         (&Value::Long(2), &Value::Double(2.5))
     );
     assert_eq!(field(&record, "large"), &Value::Boolean(true));
-    // Four rows, and three are declared.
+    // Four rows, but only three are declared.
     send("u2", 1);
     let letters = until("a dead letter", LONG, &[&messina], || {
         let all = bench.kafka.read(&dead);
         (!all.is_empty()).then_some(all)
     });
     assert_eq!(letters[0].header("messina.reason"), Some("too_many_rows"));
-    // Neither a document nor a row: null, and empty.
+    // Neither a document nor a row exists: the output has null and an empty list.
     send("u3", 9);
     let record = output(&bench, &enriched, "u3", 0, &messina);
     assert_eq!(field(&record, "partner"), &Value::Null);
     assert_eq!(field(&record, "asked"), &Value::Null);
     assert_eq!(field(&record, "rows"), &Value::Array(vec![]));
-    // A change is followed while it runs.
+    // A changed document is noticed while it runs.
     let rename = partners.update_one(doc! { "_id": 2 }, doc! { "$set": { "name": "Bobby" } });
     bench.wait(async { rename.await.unwrap() });
     until("the change", Duration::from_secs(30), &[&messina], || {

@@ -1,5 +1,5 @@
-//! A configuration taken while the process runs: pipelines that changed are drained and replaced, the others do not notice, and one that
-//! cannot be taken leaves everything as it was.
+//! A configuration is applied while the process runs: changed pipelines are drained and replaced, the others do not notice, and a configuration that
+//! cannot be applied leaves everything as it was.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,21 +13,21 @@ use crate::support::{Bench, LONG, figures, is_long, until};
 const RATE: i64 = 2000;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The configuration's file, and what stands in it at first.
+/// The configuration file, and its original contents.
 struct File {
     path: PathBuf,
     first: String,
 }
 
 impl File {
-    /// Replaces the file at once, as a deployment does.
+    /// Replaces the file atomically, as a deployment does.
     fn write(&self, text: &str) {
         let beside = self.path.with_extension("new");
         std::fs::write(&beside, text).unwrap();
         std::fs::rename(&beside, &self.path).unwrap();
     }
 
-    /// The text with another line, comments included, in the section of the pipeline that changes.
+    /// The original text with one more line, or comment, in the section of the pipeline that changes.
     fn with(&self, line: &str) -> String {
         let section = "[pipelines.changing]\n";
         assert!(self.first.contains(section));
@@ -35,7 +35,7 @@ impl File {
     }
 }
 
-/// How many configurations came to this.
+/// How many configurations had this outcome.
 fn count(messina: &Messina, outcome: &str) -> f64 {
     messina.metric(&format!("messina_config_reloads_total{{outcome=\"{outcome}\"}}"))
 }
@@ -90,7 +90,7 @@ fn reload_replaces_what_changed_and_nothing_else() {
         });
     };
 
-    // How fast the untouched pipeline goes by itself, when it has caught up.
+    // The rate of the untouched pipeline by itself, once it has caught up.
     processed("steady", 3.0 * RATE as f64);
     processed("changing", 1.0);
     let rate =
@@ -104,7 +104,8 @@ fn reload_replaces_what_changed_and_nothing_else() {
     let (mut taken, mut rejected, mut last) = (0, 0, String::new());
     for number in 1..=reloads {
         let before = done(&messina, "changing");
-        // Every fourth is one that cannot be taken: a key that does not exist, a limit of the whole process, a column that is not looked up.
+        // Every fourth configuration is rejected: it has an unknown key, changes a limit of the whole process, or uses a column that is not looked
+        // up.
         if number % 4 == 0 {
             let broken = match number / 4 % 3 {
                 1 => file.with("max_in_flihgt = 7"),
@@ -148,10 +149,10 @@ fn reload_replaces_what_changed_and_nothing_else() {
         );
     }
 
-    // The same again is no change, and stops nothing.
+    // The same configuration again is no change, and stops nothing.
     file.write(&last);
     offer("unchanged");
-    // One more pipeline, and then one less, which leaves no series behind.
+    // A pipeline is added and removed again, which leaves no series behind.
     file.write(&with_guest);
     offer("taken");
     processed("guest", 1000.0);
@@ -176,7 +177,7 @@ fn reload_replaces_what_changed_and_nothing_else() {
         });
     }
     messina.stop();
-    // What is missing or wrong fails here.
+    // Fails if anything is missing or wrong.
     let twice: usize = ["steady", "changing"]
         .map(|name| duplicates(&numbers.outputs(name), sent))
         .iter()
@@ -190,8 +191,8 @@ fn reload_replaces_what_changed_and_nothing_else() {
     bench.clean();
 }
 
-/// Two pipelines of one topic, of which one has no place for dead letters: it halts at the first record that it cannot read. With their configuration
-/// as it would be mended, and the file as it is.
+/// Two pipelines of one topic. One of them has no dead-letter topic, so it halts at the first record that it cannot read. Also returns their mended
+/// configuration, and the file as it is now.
 fn safe_and_fragile(bench: &Bench) -> (Numbers<'_>, [PathBuf; 2], String, File) {
     let pipeline = |name| Pipeline {
         name,
@@ -235,13 +236,13 @@ fn watched_files_are_taken_and_what_has_halted_is_tried_again() {
         );
     };
     halted(1);
-    // Nothing is written otherwise: SIGHUP says that the cause should be gone. It is not.
+    // The file does not change: SIGHUP claims that the cause is fixed, which it is not.
     messina.hang_up();
     until("the pipeline to be tried again", LONG, &[&messina], || {
         (count(&messina, "taken") == 1.0).then_some(())
     });
     halted(2);
-    // Nobody has to say that the file has changed.
+    // The change is noticed without a signal.
     file.write(&mended);
     until("the change to be taken", LONG, &[&messina], || {
         (count(&messina, "taken") == 2.0).then_some(())
@@ -284,20 +285,20 @@ fn what_halts_while_a_configuration_waits_is_not_made_anew_with_it() {
         drained.iter().any(|line| line.contains(name))
     };
 
-    // The first of the two takes what is not there yet.
+    // The first of the two now needs a table that does not exist yet.
     file.write(&file.first.replacen("FROM people", "FROM later", 1));
     counted("rejected", 1.0);
     numbers.send_bad(1);
     until("the pipeline to halt", LONG, &[&messina], || {
         fragile_has_halted(&messina)
     });
-    // The attempt that may have begun before is over.
+    // By now, an attempt that began before the halt is over.
     counted("rejected", count(&messina, "rejected") + 1.0);
     let later = ("later", "who text PRIMARY KEY, number bigint");
     bench.create_tables(&bench.database(), &bench.keyspace, &[later]);
     counted("taken", 1.0);
     assert!(replaced("safe") && !replaced("fragile"), "{}", messina.tail());
-    // Somebody says that its cause is gone.
+    // SIGHUP says that the cause is fixed.
     messina.hang_up();
     counted("taken", 2.0);
     assert!(replaced("fragile"), "{}", messina.tail());
@@ -319,7 +320,7 @@ fn a_static_member_that_gets_another_topic_reads_it() {
     let numbers = Numbers::new(&bench, 2, &pipelines);
     let more = numbers.another("more-numbers", 2);
     let configs = numbers.config(SHUTDOWN_TIMEOUT, &pipelines);
-    // The member with the first topic alone is waited for until its session is over.
+    // Static members do not leave: the old one, with only the first topic, stays in the group until its session expires. So the session is short.
     let first = std::fs::read_to_string(&configs[0]).unwrap().replace(
         "properties = {",
         "group_protocol = \"classic\"\ninstance_id = \"member\"\nproperties = { \"session.timeout.ms\" = 6000,",

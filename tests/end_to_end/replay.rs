@@ -1,4 +1,5 @@
-//! `messina replay` runs a pipeline over a past range and no record more, keeps its pace, and goes on where it was stopped.
+//! `messina replay` runs a pipeline over a past range and not one record more, keeps its rate, and continues where it was
+//! stopped.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,7 +14,7 @@ use crate::support::{Bench, LONG, until};
 
 const BLOCK: i64 = 1000;
 
-/// Now, as the command line takes it; nothing else happens in this millisecond.
+/// The current time as the command line takes it; nothing else happens in this millisecond.
 fn moment() -> String {
     std::thread::sleep(Duration::from_millis(50));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -68,7 +69,7 @@ fn a_range_is_replayed_and_no_more() {
     assert!(again.stderr.contains("nothing is left to replay"), "{}", again.stderr);
     assert_eq!(numbers.outputs("p").len() as i64, BLOCK);
 
-    // By offset: one partition, at a pace, stopped on its way, and gone on with.
+    // By offset: one partition, at a limited rate, stopped halfway and continued.
     let end = bench.kafka.ends(&numbers.topic)[1].1;
     let places = [format!("1:{}", end - 600), format!("1:{}", end - 100)];
     let arguments = [

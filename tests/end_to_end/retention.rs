@@ -1,4 +1,5 @@
-//! What the log no longer has when a pipeline comes to it cannot be processed; but it is told and counted, and no more than that is missing.
+//! Records that retention has deleted before a pipeline reads them cannot be processed. They are logged and counted, and no others are
+//! missing.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::support::{Bench, LONG, until};
 
 const NAME: &str = "late";
 const RECORDS: i64 = 100;
-/// Where the group stands, and where the log begins by the time that the pipeline starts.
+/// The group's committed offset, and the log's first offset when the pipeline starts.
 const COMMITTED: i64 = 10;
 const LOW: i64 = 50;
 

@@ -1,4 +1,4 @@
-//! Promises 1 and 2: the rich stream of three pipelines arrives exactly, and still does when the process is killed on its way.
+//! Promises 1 and 2: the rich stream of three pipelines arrives exactly, even if the process is killed meanwhile.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,12 +9,12 @@ use crate::support::process::Messina;
 use crate::support::three::{PIPELINES, Three};
 use crate::support::{Bench, LONG, is_long, until};
 
-/// Records of the short form and of the long form.
+/// Number of records in the short form and in the long form.
 fn records() -> u64 {
     if is_long() { 1_000_000 } else { 30_000 }
 }
 
-/// Distinct records; the others differ from these in their id.
+/// Number of distinct records; the others differ from them only in their ids.
 fn pool() -> u32 {
     if is_long() { 20_000 } else { 5000 }
 }
@@ -38,7 +38,7 @@ fn three_pipelines_exact_output() {
         records() as f64 / seconds
     );
     messina.stop();
-    // Every field of every record and every column of every row, not a sample.
+    // Compares every field of every record and every column of every row, not a sample.
     let found = three.verify(&["--sample=0", "--no-duplicates"]);
     assert_eq!(found["found"], records());
     assert_eq!(found["rows_found"], records());
@@ -86,7 +86,8 @@ fn kill_9_and_restart() {
         );
     }
     let late = write_times(&bench, &database, &bench.keyspace);
-    // A user's last order changes as orders come; the row of an order is written once, and again by a replay.
+    // Compares only the rows of orders: each is written once, and again by a replay. A user's last order changes as orders
+    // arrive.
     early.retain(|row, _| row.starts_with("order"));
     assert!(!early.is_empty(), "no row was written before the first kill");
     let changed = early.iter().filter(|(row, time)| late.get(*row) != Some(time)).count();
@@ -100,7 +101,8 @@ fn kill_9_and_restart() {
     bench.clean();
 }
 
-/// A life without kills, into tables of its own, gives every row the same write time: they come from the records alone.
+/// Write times come from the records alone, so a run without kills, into tables of its own, gives every row the same write
+/// time.
 fn uninterrupted(bench: &Bench, three: &Three<'_>, database: &Database, killed: &HashMap<String, i64>) {
     let keyspace = format!("{}_replay", bench.keyspace);
     three.load(&keyspace);

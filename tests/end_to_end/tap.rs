@@ -1,4 +1,4 @@
-//! `messina tap` shows records of a running process as they end, their content only where the process may show it.
+//! `messina tap` shows records of a running process as they end, and their content only if the process allows it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -85,7 +85,7 @@ fn records_of_a_running_process_are_seen() {
         cache["entries"].as_u64() > Some(0) && of["cache"].as_object().unwrap().len() == 1,
         "{of}"
     );
-    // Only what ends while somebody looks is shown.
+    // Only records that end while somebody watches are shown.
     let bad = std::thread::scope(|scope| {
         let looking = scope.spawn(|| tap(&messina, &["--outcome", "dead_lettered", "-n", "1", "--json"]));
         while !looking.is_finished() {

@@ -1,5 +1,5 @@
-//! With `[tracing]` a record that is traced is a span at the collector, and what is published from it names that span; without a collector nothing
-//! is lost but spans.
+//! With `[tracing]`, a traced record becomes a span at the collector, and whatever is published from it names that span. Without a collector, only
+//! spans are lost.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -26,7 +26,7 @@ const PIPELINES: [Pipeline<'static>; 1] = [Pipeline {
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// The body of a request; none where the connection ends before.
+/// The body of a request; None if the connection ends first.
 fn body(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut part = [0; 4096];
@@ -46,7 +46,7 @@ fn body(stream: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-/// A collector that takes everything, and hands its spans on one by one.
+/// A collector that accepts everything, and passes its spans on one by one.
 fn collector() -> (SocketAddr, Receiver<Json>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -60,7 +60,7 @@ fn collector() -> (SocketAddr, Receiver<Json>) {
             for span in all.unwrap() {
                 let _ = sender.send(span.clone());
             }
-            // Last: who has its answer may end, and then its spans are looked for.
+            // Answered last: once the process has its answer it may end, and then the test looks for its spans.
             let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
             stream.write_all(answer).unwrap();
         }
@@ -108,7 +108,7 @@ fn a_record_is_a_span_and_its_output_names_it() {
     };
     let sampled = format!("00-{TRACE}-{PARENT}-01");
     let good = numbers.record(1, "k01");
-    // Traced, left alone by its producer, malformed, and traced to a dead letter.
+    // Traced, not sampled by its producer, malformed, and traced but ending as a dead letter.
     send(&good, &sampled);
     let others = [format!("00-{TRACE}-{PARENT}-00"), format!("{sampled}-more")];
     others.iter().for_each(|parent| send(&good, parent));
@@ -116,7 +116,7 @@ fn a_record_is_a_span_and_its_output_names_it() {
     until("4 records to be processed", LONG, &[&messina], || {
         (messina.ended_records() == 4).then_some(())
     });
-    // The last spans are sent at the end.
+    // The last spans are sent when it stops.
     messina.stop();
     let mut spans: Vec<Json> = spans.try_iter().collect();
     spans.sort_by_key(|span| attributes(span)["messaging.kafka.offset"].to_owned());
@@ -175,7 +175,7 @@ fn a_collector_that_never_answers_costs_no_record() {
         return;
     };
     let numbers = Numbers::new(&bench, 4, &PIPELINES);
-    // The system takes connections for it; nobody reads from them.
+    // The system accepts connections to this listener, but nobody reads from them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let tracing = format!(
         "[tracing]\notlp = \"http://{}\"\nsample_ratio = 1\nmax_spans_per_second = 1000000\n",

@@ -1,5 +1,5 @@
-//! Promise 6 where producers have transactions: one that stays open withholds all that is behind it, and that is a stall, which no other consumer
-//! would mend.
+//! Promise 6 with transactional producers: an open transaction withholds everything that follows it. That is a stall, and a new consumer would
+//! not help.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::support::process::Messina;
 use crate::support::{Bench, LONG, until};
 
 const NAME: &str = "reader";
-/// Records before the transaction.
+/// Number of records before the transaction.
 const BEFORE: i64 = 10;
-/// For one call of the producer's.
+/// Time-out of one call of the producer.
 const CALL: Duration = Duration::from_secs(30);
 
 #[test]
@@ -50,7 +50,7 @@ fn an_open_transaction_of_the_input_is_a_stall_until_it_ends() {
     let record = BaseRecord::to(&numbers.topic).key(&key).payload(&value);
     producer.send(record).map_err(|(error, _)| error).unwrap();
     producer.flush(CALL).unwrap();
-    // One more behind it, of a producer without transactions.
+    // One more record behind it, from a producer without transactions.
     let sent = numbers.load_from(BEFORE + 1, 1_000_000, BEFORE + 2).wait();
     until("the stall to be told", LONG, &[&messina], || {
         let (ready, why) = messina.readiness()?;
@@ -59,7 +59,7 @@ fn an_open_transaction_of_the_input_is_a_stall_until_it_ends() {
     assert!(messina.metric("messina_stalled_partitions") > 0.0);
     assert_eq!(messina.metric("messina_lag_records") as i64, 2, "{}", messina.tail());
     assert!(!messina.lines("no progress").is_empty(), "{}", messina.tail());
-    // For longer than it takes to give up a consumer that is broken.
+    // Longer than it takes until a broken consumer is replaced.
     std::thread::sleep(Duration::from_secs(12));
     assert!(!messina.is_ready());
     assert_eq!(committed(), BEFORE);

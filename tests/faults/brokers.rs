@@ -1,5 +1,5 @@
-//! Promises 1 and 5 with the brokers: one of three killed, all three killed, the end of a log lost with its last replica, and a dead-letter topic that
-//! takes nothing, because a replica is gone or the disk of one is full.
+//! Promises 1 and 5 when brokers fail: one of three is killed, all three are killed, a log loses its end together with its last replica, and a
+//! dead-letter topic accepts nothing because a replica is down or its disk is full.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,9 +17,9 @@ use crate::support::watch::Watch;
 use crate::support::{Bench, LONG, until};
 
 const BROKERS: [&str; 3] = ["kafka-cluster-1", "kafka-cluster-2", "kafka-cluster-3"];
-/// The disk that is to be full, in MiB.
+/// Size of the disk that the test fills, in MiB.
 const DISK: u32 = 192;
-/// Bad records: more than may be in flight, so that intake must stop when they have nowhere to go.
+/// Bad records: more than may be in flight, so that intake must stop while they cannot be delivered.
 const BAD: i64 = 3 * MAX_IN_FLIGHT as i64;
 
 #[test]
@@ -64,7 +64,8 @@ fn brokers_killed() {
     bench.clean();
 }
 
-/// The first of two replicas is lost with the end of the log, which the second does not have, while nobody reads. The log is then longer than it was.
+/// While no consumer runs, the first of two replicas is lost, and with it the end of the log, which the second never had. New records then make the log
+/// longer than before.
 #[test]
 fn a_log_lost_its_end() {
     const KEPT: i64 = 100;
@@ -110,11 +111,12 @@ fn a_log_lost_its_end() {
     bench.clean();
 }
 
-/// Why the last of three brokers takes no dead letters. Their topic wants all three in sync.
+/// Why the last of three brokers accepts no dead letters. Their topic requires all three in sync.
 #[derive(Clone, Copy)]
 enum Fault {
     Killed,
-    /// Its disk is full, which ends it: Kafka gives up a log directory that it cannot write to, and a broker that has no other.
+    /// Its disk is full, which ends the broker: Kafka takes a log directory offline if it cannot write to it, and a broker without any other directory
+    /// shuts down.
     DiskFull,
 }
 
@@ -150,12 +152,14 @@ fn dead_letters_unwritable() {
     }
 }
 
-/// By its name the last of the four: the brokers begin with nothing for it, and nothing is left of them, so that any that followed would begin anew.
+/// The name sorts last of the four tests, on purpose: this test starts the brokers from nothing and leaves nothing of them, so a later test would have
+/// to start them from nothing again.
 #[test]
 fn dead_letters_with_a_full_disk() {
     let test = "dead_letters_with_a_full_disk";
-    // Kafka maps its indexes into memory, and a page of one for which there is no room is no error of the disk to it: it lives on, and answers producers
-    // with an unknown error, at which librdkafka gives records up. Without entries in indexes it is a log that finds no room, and that ends the broker.
+    // Kafka maps its indexes into memory. If there is no room for a page of an index, Kafka does not see a disk error: the broker lives on and answers
+    // producers with an unknown error, at which librdkafka gives the records up. Without index entries it is a log that finds no room, and that ends the
+    // broker.
     let properties = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-index.properties");
     std::fs::write(&properties, "log.index.interval.bytes=1073741824\n").unwrap();
     let settings = [("KAFKA_EXTRA_PROPERTIES", properties.to_str().unwrap())];
@@ -171,8 +175,8 @@ fn place_of(letter: &Record) -> (i64, i64) {
     (number("messina.partition"), number("messina.offset"))
 }
 
-/// Which bad records have no dead letter, where those around them have theirs, and whether it is there a little later: a broker that was behind is
-/// something else than a loss.
+/// Prints which bad records have no dead letter although their neighbours have one, and whether it is there a little later: a broker that lags behind is
+/// not a loss.
 fn tell_missing(bench: &Bench, numbers: &Numbers, letters: &str, places: &[(i64, i64)]) {
     let missing = |places: &[(i64, i64)]| -> Vec<(i64, i64)> {
         let bad = numbers.bad().into_iter();
@@ -207,7 +211,7 @@ fn unwritable(test: &str, bench: Bench, fault: Fault) {
     fault.begin(&bench);
     more(&messina, between(), "without the bad ones");
     numbers.send_bad(BAD);
-    // Full, not at the limit: good records among those that filled it end, and intake goes on at 80 % only.
+    // Full means standing still, not merely at the limit: some of the records in flight are good and still end, and intake resumes only at 80 %.
     let standing = until("the dead letters to stop intake", LONG, &[&messina], || {
         let before = messina.ended_records();
         std::thread::sleep(Duration::from_secs(3));

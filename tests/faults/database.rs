@@ -1,4 +1,4 @@
-//! Promise 5 with the database: frozen, killed, one datacenter gone. A slow dependency slows, and never breaks.
+//! Promise 5 when the database fails: it is frozen, killed, or loses a datacenter. A slow dependency slows Messina down and never breaks it.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,13 @@ use crate::support::three::SHORT_SESSION;
 use crate::support::watch::Watch;
 use crate::support::{Bench, LONG, is_long, until};
 
-/// What memory may grow by while everything waits, in MiB: far below `[limits] memory`, which is 256.
+/// How much memory may grow while everything waits, in MiB: far below `[limits] memory`, which is 256.
 const GROWTH: f64 = 64.0;
-/// When the first record has to be through after a minute's freeze; held against in the full form alone, for `./test` runs beside much else.
+/// By when the first record must be through after a freeze of one minute. Asserted only in the full form, because `./test` may run beside
+/// other load.
 const RESUME: Duration = Duration::from_secs(5);
 
-/// Assigned, revoked and lost, in all: a consumer that stays in its group sees none.
+/// Assignments, revocations and losses together: a consumer that stays in its group sees none.
 fn rebalances(messina: &Messina) -> f64 {
     messina.metric("messina_rebalances_total")
 }
@@ -28,7 +29,7 @@ fn database_frozen_and_killed() {
     frozen_and_killed("database_frozen_and_killed", "");
 }
 
-/// The same where the rows of all keys share batches.
+/// The same when rows of all keys share batches.
 #[test]
 fn database_frozen_and_killed_amid_batches() {
     let steps = "[[pipelines.outage.steps]]\nname = \"person\"\n\
@@ -39,7 +40,7 @@ fn database_frozen_and_killed_amid_batches() {
     frozen_and_killed("database_frozen_and_killed_amid_batches", steps);
 }
 
-/// `more_config` lies over the configuration.
+/// `more_config` is an overlay on the configuration.
 fn frozen_and_killed(name: &str, more_config: &str) {
     let Some(bench) = Bench::find_with(name, &["cassandra"], &[]) else {
         return;
@@ -48,7 +49,7 @@ fn frozen_and_killed(name: &str, more_config: &str) {
     let freezes: &[u64] = if is_long() { &[60, 600] } else { &[15] };
     let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
     let [config, local] = numbers.config(Duration::from_secs(30), &pipelines("outage"));
-    // A freeze is longer than the session, so that a consumer that is not heard of meanwhile would be put out of its group.
+    // The freeze is longer than the session, so a consumer that sent no heartbeats meanwhile would be removed from its group.
     let over = bench.file("over.toml", &(SHORT_SESSION.to_owned() + more_config));
     let messina = Messina::start("messina", &[&config, &local, &over]);
     messina.ready();

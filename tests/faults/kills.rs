@@ -13,21 +13,21 @@ use crate::support::random::Random;
 use crate::support::three::{PIPELINES, Three};
 use crate::support::{Bench, LONG, is_long, until};
 
-/// Where the ids of a pipeline's rows are.
+/// Which table and column hold the ids of each pipeline's rows.
 const ROWS: [(&str, &str); 3] = [
     ("events_by_user", "event_id"),
     ("orders_by_user", "order_id"),
     ("reactions_by_campaign", "reaction_id"),
 ];
-/// Rows are looked at after each so many kills of the long form, and after each of the short one.
+/// The long form checks rows after every so many kills, the short form after each kill.
 const ROWS_EACH: usize = 10;
-/// How long a life may be: a member dies while it joins, while the other takes over, or at work.
+/// Upper limit of a life: a member may die while it joins, while the other takes over, or at work.
 const LONGEST_LIFE_MS: u64 = 8000;
 
 struct Form {
     records: u64,
     kills: usize,
-    /// So many records a second that the stream outlasts the kills.
+    /// Records per second, chosen so that the stream outlasts the kills.
     rate: u64,
     pool: u32,
 }
@@ -38,8 +38,8 @@ fn form() -> Form {
     } else {
         (60_000, 6, 5000)
     };
-    // A kill takes half the longest life, on average, and looking at what is left takes half as long again, or, of so many records, four
-    // times as long.
+    // On average, a kill takes half the longest life. Checking what is left takes half as long again in the short form, and four times
+    // as long in the long form, which has more records.
     let halves = if is_long() { 10 } else { 3 };
     let seconds = kills as u64 * LONGEST_LIFE_MS * halves / 4 / 1000;
     Form {
@@ -95,13 +95,13 @@ fn two_members_killed_at_random() {
         load.join().unwrap();
         three.wait_for_end(&members[0]);
         for member in &members {
-            // One that is asked to stop before it can hear it would just die.
+            // A process that gets SIGTERM before it handles it would just die.
             member.ready();
             member.stop();
         }
     });
     assert_eq!(unfinished, 0, "committed offsets that were not finished");
-    // Every id and every row; of so many of each pipeline every field and column.
+    // Checks every id and every row, and every field and column of this many records of each pipeline.
     let found = three.verify(&["--sample=5000"]);
     assert_eq!(found["found"], form.records);
     assert_eq!(found["rows_found"], form.records);

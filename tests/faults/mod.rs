@@ -1,7 +1,7 @@
-//! The promises under faults: real parts are killed, frozen, cut off and refused, and what is left behind is judged from outside.
+//! The promises under faults: real services are killed, frozen, cut off or made to refuse, and what is left behind is judged from outside.
 //!
-//! Each file breaks one kind of part. A test has a short form, and under `MESSINA_TEST_LONG` the full one. Waits are for conditions, never for
-//! a time; what takes how long is printed and noted for `benches/figures faults`, and docs/reliability.md tells it.
+//! Each file breaks one kind of service. A test has a short form, and a full one under `MESSINA_TEST_LONG`. Tests wait for conditions, never
+//! for a fixed time; the times measured are printed and recorded for `benches/figures faults`, and docs/reliability.md reports them.
 
 mod brokers;
 mod database;
@@ -19,17 +19,18 @@ use crate::support::numbers::Pipeline;
 use crate::support::process::Messina;
 use crate::support::{LONG, is_long, until};
 
-/// Records a second where a service breaks. All of them are read again at the end, which takes as long as the rest: the short form has fewer.
+/// Records per second in tests that break a service. All are read again at the end, which takes as long as the rest, so the short form has
+/// fewer.
 pub fn rate() -> i64 {
     if is_long() { 1000 } else { 500 }
 }
 
-/// Records that are processed between two faults: those of two seconds.
+/// Records that are processed between two faults: two seconds' worth.
 pub fn between() -> u64 {
     2 * rate().cast_unsigned()
 }
 
-/// One pipeline that looks up, writes and publishes, in order by key.
+/// One pipeline that looks up, writes and publishes, ordered by key.
 pub fn pipelines(name: &str) -> [Pipeline<'_>; 1] {
     [Pipeline {
         name,
@@ -39,7 +40,7 @@ pub fn pipelines(name: &str) -> [Pipeline<'_>; 1] {
     }]
 }
 
-/// Waits until so many more records have ended; how long that took.
+/// Waits until this many more records have ended, and returns how long that took.
 pub fn more(messina: &Messina, count: u64, when: &str) -> Duration {
     let (before, began) = (messina.ended_records(), Instant::now());
     until(&format!("{count} more records {when}"), LONG, &[messina], || {

@@ -1,5 +1,5 @@
-//! Promise 5 with the network: 200 ms of delay each way, chunks that come late, and connections that break, to the brokers, the database and the
-//! registry.
+//! Promise 5 when the network is bad: 200 ms of delay each way, chunks that arrive late, and connections that break, to the brokers, the
+//! database and the registry.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::support::process::Messina;
 use crate::support::proxy::{Proxy, Weather};
 use crate::support::watch::Watch;
 
-/// The broker's second listener, and where it says that it is: at the proxy.
+/// The broker's second listener, and the address that it advertises: the proxy's.
 const LISTENER: &str = "127.0.0.1:17095";
 const ADVERTISED: &str = "127.0.0.1:17096";
 
@@ -57,7 +57,7 @@ fn delayed_and_lossy_network() {
             database.address, registry.address
         ),
     );
-    // From the start on: the registry is asked then.
+    // From the start, because Messina asks the registry then.
     for proxy in [&brokers, &database, &registry] {
         proxy.set(BAD);
     }

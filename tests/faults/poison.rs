@@ -11,7 +11,7 @@ use crate::support::three::{PIPELINES, Three};
 use crate::support::watch::cpu_seconds;
 use crate::support::{Bench, is_long};
 
-/// What a record may cost more, in CPU, where one in a hundred is damaged. Held against in the full form alone: the short one is over
+/// How much more CPU a record may cost if one in a hundred is damaged. Asserted only in the full form, because the short one is over
 /// before the process is warm.
 const DEARER: f64 = 1.05;
 
@@ -24,7 +24,7 @@ fn damaged_values() {
     let three = Three::new(&bench, records, 0, 5000);
     three.load(&bench.keyspace);
     three.produce(&["--only-topics"]);
-    // CPU is compared in turns, and by the least of each: whatever disturbs makes more of it.
+    // The two take turns, and the lowest CPU of each counts, because any disturbance only adds to it.
     let (mut clean, mut damaged) = (f64::MAX, f64::MAX);
     for round in 0..rounds {
         three.produce(&[]);
@@ -60,7 +60,7 @@ fn damaged_values() {
     bench.clean();
 }
 
-/// CPU seconds a record of a process that takes what is there.
+/// CPU seconds per record of a process that works through what is in the topic.
 fn run(three: &Three<'_>, records: u64) -> f64 {
     let messina = Messina::start("messina", &three.configs());
     three.wait_for_end(&messina);
@@ -70,15 +70,16 @@ fn run(three: &Three<'_>, records: u64) -> f64 {
     used / records as f64
 }
 
-/// What became of the records of a pipeline.
+/// What became of a pipeline's records.
 struct Account {
     lost: usize,
     letters: usize,
-    /// Inputs.
+    /// Damaged input records.
     damaged: usize,
 }
 
-/// Each record that was sent with a number is once in the output or once among the dead letters, and only damaged ones are dead letters.
+/// Checks that each numbered record is in the output or among the dead letters exactly once, and that only damaged ones are dead
+/// letters.
 fn account(bench: &Bench, pipeline: &str) -> Account {
     let numbered = |topic: &str| {
         let records = bench.kafka.read(&bench.name(topic));

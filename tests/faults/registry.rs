@@ -1,4 +1,4 @@
-//! Promise 5 with the schema registry: down at the start, and down when a record with a schema comes that is not known yet.
+//! Promise 5 when the schema registry fails: it is down at the start, or down when a record arrives whose schema is not known yet.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -46,8 +46,8 @@ fn registry_down() {
 
     let sent = load.stop();
     numbers.evolve();
-    // The registry's database (H2) writes to its file half a second after it has answered, and on a slow machine later: killed at once, it never knew
-    // the schema, and its records are dead letters by right.
+    // The registry's database (H2) writes to its file half a second after the registry has answered, later on a slow machine. Killed at once, it
+    // would not know the schema after the restart, and its records would rightly become dead letters.
     std::thread::sleep(Duration::from_secs(6));
     services.kill(&["registry"]);
     let load = numbers.load_from(sent, rate(), i64::MAX);

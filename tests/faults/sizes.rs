@@ -1,4 +1,4 @@
-//! Promise 5 with records that are too large: brokers refuse a whole batch for one of them, and only that one is a dead letter.
+//! Promise 5 with records that are too large: brokers refuse a whole batch because of one record, and only that record may become a dead letter.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -13,15 +13,15 @@ use crate::support::process::Messina;
 use crate::support::random::Random;
 use crate::support::{Bench, LONG};
 
-/// What the output topic takes, in bytes: a handful of records in one batch, and none of those that are too large.
+/// Limit of the output topic, in bytes: a handful of normal records fit in one batch, and none of the too large ones fits at all.
 const TAKES: usize = 2000;
 const GOOD: i64 = 20_000;
 const LARGE: i64 = 5;
-/// The least that Kafka lets a segment of a topic have, in bytes.
+/// The smallest segment size that Kafka allows for a topic, in bytes.
 const SEGMENT: usize = 1 << 20;
 
-/// One pipeline publishes to a topic that takes small records alone, and one to a topic that takes large ones and whose segments are smaller: brokers
-/// refuse with another code there.
+/// One pipeline publishes to a topic that only takes small records, the other to a topic that takes large ones but has smaller segments: there,
+/// brokers refuse with another error code.
 #[test]
 fn neighbours_of_a_record_that_is_too_large() {
     let Some(bench) = Bench::find("neighbours_of_a_record_that_is_too_large") else {
@@ -45,7 +45,7 @@ fn neighbours_of_a_record_that_is_too_large() {
     let mut sent = 0;
     for number in 0..LARGE {
         sent = numbers.load_from(sent, 1_000_000, sent + GOOD / LARGE).wait();
-        // Nothing that could be compressed.
+        // Random text, so that it cannot be compressed.
         let who: String = (0..2 * TAKES)
             .map(|_| char::from(b'!' + random.below(90) as u8))
             .collect();
@@ -54,7 +54,7 @@ fn neighbours_of_a_record_that_is_too_large() {
             .kafka
             .send(BaseRecord::to(&numbers.topic).key(&b"large"[..]).payload(&value[..]));
     }
-    // No key of a table may be so long; its headers go along with its output.
+    // A key of a table may not be this long, so the headers make the output large: they are copied to it.
     let beside: Vec<u8> = (0..2 * SEGMENT).map(|_| random.below(256) as u8).collect();
     let headers = OwnedHeaders::new().insert(Header {
         key: "beside",
@@ -67,7 +67,7 @@ fn neighbours_of_a_record_that_is_too_large() {
             .payload(&value[..])
             .headers(headers),
     );
-    // All of it is there before Messina is: its batches are as full as they can be.
+    // All records are there before Messina starts, so its batches are as full as possible.
     let configs = numbers.config(Duration::from_secs(30), &both);
     let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
     for (pipeline, refused) in [("sizes", LARGE + 1), ("segments", 1)] {
@@ -104,8 +104,8 @@ fn neighbours_of_a_record_that_is_too_large() {
     bench.clean();
 }
 
-/// What a topic takes can be lowered while batches are as large as it took before. They are refused, and none of their records may be a dead
-/// letter for it.
+/// A topic's limit can be lowered while batches are still as large as the old limit allowed. Brokers refuse these, and none of their records may
+/// become a dead letter because of it.
 #[test]
 fn topic_takes_less_than_at_the_start() {
     let Some(bench) = Bench::find("topic_takes_less_than_at_the_start") else {
@@ -129,7 +129,7 @@ fn topic_takes_less_than_at_the_start() {
     let again = Messina::start("second", &configs);
     numbers.committed("sizes", sent, &[&again]);
     again.stop();
-    // What came behind a refused batch may have been there before it: it comes again behind it.
+    // Records behind a refused batch may have been delivered already. They are published again behind it, so duplicates are allowed here.
     duplicates(&numbers.outputs("sizes"), sent);
     let letters = bench.kafka.read(&bench.name("sizes-dead-letters"));
     assert!(letters.is_empty(), "a good record: {}", letters[0].about());

@@ -1,4 +1,4 @@
-//! Promise 4 over time: at full rate memory, files, threads and tasks stay what they are.
+//! Promise 4 over time: at full rate, memory, files, threads and tasks do not grow.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,9 +13,10 @@ use crate::support::process::Messina;
 use crate::support::watch::{Sample, Watch};
 use crate::support::{Bench, is_long};
 
-/// The stream is kept so far ahead of the process, at least, and grows by so much at a time.
+/// The stream stays at least this far ahead of the process, and grows by this much at a time.
 const AHEAD: i64 = 30_000;
-/// What the slope may be, in MiB a minute: of the short form only what a leak of a hundred bytes a record would show.
+/// The highest slope allowed, in MiB per minute: (full form, short form). The short form only finds leaks of about a
+/// hundred bytes per record.
 const SLOPE: (f64, f64) = (1.0, 36.0);
 
 #[test]
@@ -56,10 +57,10 @@ fn soak_at_full_rate() {
          in the first and second half; {tasks} tasks at most",
         seen.peak(0.0, f64::MAX)
     );
-    // A connection more or less, and a thread of the pool for blocking work that comes and goes.
+    // Allows for a connection more or less, and for threads of the blocking pool that come and go.
     assert!(files.1 <= files.0 + 4, "open files grow: {files:?}");
     assert!(threads.1 <= threads.0 + 4, "threads grow: {threads:?}");
-    // One for each record in flight, and a handful of the process's own.
+    // One task for each record in flight, and a handful of the process's own.
     assert!(tasks <= MAX_IN_FLIGHT as f64 + 100.0, "{tasks} tasks");
     assert!(
         slope < if is_long() { SLOPE.0 } else { SLOPE.1 },

@@ -1,5 +1,5 @@
-//! Promises 1, 3 and 7 under rebalances: members join and leave all the time, nothing is lost, and next to nothing comes twice; with
-//! transactions nothing at all.
+//! Promises 1, 3 and 7 under rebalances: members join and leave all the time, nothing is lost, and hardly anything is repeated; with
+//! transactions, nothing at all.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::support::{Bench, LONG, is_long, until};
 
 const PARTITIONS: i32 = 32;
 const RATE: i64 = 1500;
-/// The longest that a change waits for the one before it: some come while the group still moves partitions, and some when it is at rest.
+/// The longest pause between two changes: some come while the group still moves partitions, others when it is at rest.
 const LONGEST_PAUSE_MS: u64 = 5000;
-/// Of all records, so many of a thousand may come out twice: the promise, which the full form holds against.
+/// How many of 1,000 records may come out twice: the promise, which the full form asserts.
 const DUPLICATED_OF_1000: usize = 5;
-/// The same in the short form, which one unlucky rebalance of a few seconds' records decides.
+/// The same in the short form, where a single unlucky rebalance repeats a few seconds' worth of records.
 const DUPLICATED_OF_1000_SHORT: usize = 10;
 
 #[test]
@@ -39,7 +39,7 @@ fn members_join_and_leave_with_transactions() {
     storm(test, "storm_exactly_once", "exactly_once", 6, 0);
 }
 
-/// `changes` are those of the short form.
+/// `changes` is the number of the short form.
 fn storm(test: &str, figure: &str, delivery: &str, changes: usize, of_1000: usize) {
     let Some(bench) = Bench::find_alone(test) else {
         return;
@@ -70,7 +70,7 @@ fn storm(test: &str, figure: &str, delivery: &str, changes: usize, of_1000: usiz
         let leave = members.len() == most || members.len() > 1 && random.below(2) == 0;
         if leave {
             let member = members.swap_remove(random.below(members.len() as u64) as usize);
-            // One that is asked to stop before it can hear it would just die.
+            // A process that gets SIGTERM before it handles it would just die.
             member.ready();
             member.signal();
             leaving.push(member);

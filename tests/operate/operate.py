@@ -1,4 +1,4 @@
-"""What these tests share: the dashboards' and rules' expressions, a demo beside a real Prometheus, where the tools are, and waiting. No test is in here."""
+"""What these tests share: expressions of dashboards and rules, a demo with a real Prometheus, places of the tools, and waiting. Contains no tests."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ CACHE = pathlib.Path(
     or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "messina-test"
 )
 
-# How long to wait for something that comes at once on a quiet machine.
+# How long to wait for something that is immediate on a quiet machine.
 LONG = 240
 
 
@@ -37,12 +37,12 @@ def prometheus():
 
 
 def dashboards():
-    """File name to dashboard."""
+    """All dashboards, by file name."""
     return {path.name: json.loads(path.read_text()) for path in sorted((ROOT / "dashboards").glob("*.json"))}
 
 
 def panels(dashboard):
-    """Its panels, rows left out."""
+    """Its panels without rows."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
@@ -72,7 +72,7 @@ def metrics_in(expression):
 
 
 def free_port():
-    """One below those from which outgoing connections take theirs: nobody gets it before it is listened on."""
+    """A port below the range of outgoing connections, so that nobody takes it before the server listens."""
     for port in random.sample(range(10_000, 17_000), 100):
         with socket.socket() as listener:
             try:
@@ -89,13 +89,13 @@ def get(url):
 
 
 def metric(address, name):
-    """Sum of the series that begin so."""
+    """The sum of all series whose lines begin with this."""
     lines = [line for line in get(f"http://{address}/metrics").splitlines() if line.startswith(name)]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
 def skip(test, reason):
-    """Skips the test, and says so to ./test."""
+    """Skips the test, and reports it to ./test."""
     if os.environ.get("MESSINA_TEST_SKIPPED"):
         with open(os.environ["MESSINA_TEST_SKIPPED"], "a") as skipped:
             skipped.write(f"{test.id()}: {reason}\n")
@@ -103,7 +103,7 @@ def skip(test, reason):
 
 
 def services_or_skip(test, *variables):
-    """Skips the test where the addresses of services are not set."""
+    """Skips the test if the addresses of services are not set."""
     missing = [name for name in variables if name not in os.environ]
     if missing:
         reason = f"needs services: {', '.join(missing)} not set"
@@ -122,7 +122,7 @@ def until(what, look):
 
 
 class Demo:
-    """A running demo. `address` is that of its page."""
+    """A running demo. `address` is that of its status page."""
 
     def __init__(self):
         self.processes = []
@@ -137,7 +137,7 @@ class Demo:
         binary = os.environ.get("MESSINA_BIN")
         if not binary:
             raise AssertionError("MESSINA_BIN names no binary: cargo build --release, or ./test")
-        # Minutes of records: it is stopped when all is looked at.
+        # Enough records for minutes: the demo is stopped when the test is done.
         self.log = folder / "demo.log"
         with self.log.open("w") as out:
             demo = subprocess.Popen([binary, "demo", "--records", "20000000"], stdout=out, stderr=out, cwd=folder)
@@ -172,7 +172,7 @@ class Observed(Demo):
         config.write_text(
             f"global: {{ scrape_interval: 2s, evaluation_interval: 2s }}\nrule_files: ['{RULES}']\n"
             f"scrape_configs: [{{ job_name: messina, static_configs: [{{ targets: ['{self.address}'], "
-            # As a PodMonitor's.
+            # The labels of a PodMonitor.
             "labels: { namespace: messina, pod: messina-0 } }] }]\n"
         )
         port = free_port()
@@ -180,7 +180,7 @@ class Observed(Demo):
             command = [prometheus() / "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"]
             self.processes.append(subprocess.Popen(command, stdout=out, stderr=out))
         self.url = f"http://127.0.0.1:{port}"
-        # A rate needs two scrapes with counts in them, of all pipelines.
+        # A rate needs two scrapes that contain counts, for all pipelines.
         until("three pipelines with a rate", lambda: len(self.ask('rate(messina_records_total{outcome="done"}[30s]) > 0')) >= 3)
         until("commits", lambda: len(self.ask("rate(messina_commits_total[30s]) > 0")) >= 3)
 
@@ -189,7 +189,7 @@ class Observed(Demo):
         try:
             answer = json.loads(get(f"{self.url}/api/v1/{kind}?" + urllib.parse.urlencode({"query": expression, **more})))
         except urllib.error.HTTPError as error:
-            if error.code == 503:  # it starts
+            if error.code == 503:  # it is still starting
                 return []
             raise AssertionError(f"{expression}: {error.read().decode()}") from None
         except OSError:
@@ -198,7 +198,7 @@ class Observed(Demo):
 
 
 def with_variables(expression):
-    """The expression as Grafana asks it: with all that can be chosen. Range and step are longer than a demo on a slow machine."""
+    """The expression as Grafana sends it with everything selected. Range and step are longer than a demo takes on a slow machine."""
     values = {"$__rate_interval": "30s", "$__range": "5m", "$__interval_ms": "3600000", "$job": "messina"}
     for variable, value in {**values, "$namespace": ".*", "$instance": ".*", "$pipeline": ".*", "$step": ".*"}.items():
         expression = expression.replace(variable, value)
@@ -206,7 +206,7 @@ def with_variables(expression):
 
 
 def chromium():
-    """The Chromium of the system, if there is one."""
+    """The path of the system's Chromium, if there is one."""
     return next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -216,7 +216,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # The sandbox wants user namespaces, which a container may not have; what is shown is our own.
+        # The sandbox needs user namespaces, which a container may not have. Only our own page is shown.
         running = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         try:
             yield running

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml: what the specification takes, with files that exist, addresses that agree, and commands and configuration that work."""
+"""deploy/compose.yaml conforms to the specification; its files exist, addresses agree, and commands and configuration work."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from operate import HERE, ROOT, free_port, get, metric, prometheus, services_or_
 FILE = ROOT / "deploy/compose.yaml"
 COMPOSE = yaml.safe_load(FILE.read_text())
 SERVICES = COMPOSE["services"]
-# Where a server listens whose configuration does not say it: its documentation.
+# Ports of servers whose configuration does not name them; taken from their documentation.
 PORTS = {"scylla": 9042, "mongo": 27017, "prometheus": 9090, "grafana": 3000}
 
 
@@ -31,7 +31,7 @@ def mounts(service):
 
 
 def on_the_host(service, path):
-    """What `path` in the container is on the host."""
+    """The file on the host that is at `path` in the container."""
     for source, target in mounts(service):
         if path == target or path.startswith(target + "/"):
             return source / path[len(target) + 1 :] if path != target else source
@@ -51,13 +51,13 @@ def ports(service):
 
 
 def configurations():
-    """The files that Messina's command names, as they are on the host."""
+    """The files on the host that Messina's command names."""
     command = SERVICES["messina"]["command"]
     return [on_the_host("messina", path) for option, path in zip(command, command[1:]) if option == "--config"]
 
 
 def remove(prefix, keyspace):
-    """Topics, keyspace and database of a run."""
+    """Removes topics, keyspace and database of a run."""
     from cassandra.cluster import Cluster
     from confluent_kafka.admin import AdminClient
     from pymongo import MongoClient
@@ -93,7 +93,7 @@ class Compose(unittest.TestCase):
                 self.assertTrue((FILE.parent / build / "Dockerfile").is_file(), name)
             if not build:
                 self.assertRegex(service["image"], r"^docker\.io/.*:v?\d", f"{name}: a version")
-            # Nothing here has a password.
+            # Every port is published on loopback only, because nothing here has a password.
             for port in service.get("ports", []):
                 self.assertTrue(port.startswith("127.0.0.1:"), f"{name}: {port}")
                 self.assertIn(int(port.rsplit(":", 1)[1]), ports(name), name)
@@ -109,10 +109,10 @@ class Compose(unittest.TestCase):
                     self.assertNotIn("restart", SERVICES[other], f"{name} waits for the end of {other}")
 
     def test_addresses_are_those_of_services(self):
-        # But for images, whose tags look like ports.
+        # Except images, whose tags look like ports.
         services = [{key: value for key, value in service.items() if key != "image"} for service in SERVICES.values()]
         texts = [*map(json.dumps, services), *(path.read_text() for path in (FILE.parent / "compose").rglob("*.[ty]*ml"))]
-        # Of processors.toml only what the second file leaves.
+        # From processors.toml, only what the second file does not override.
         overlay = tomllib.loads(configurations()[1].read_text())
         first = tomllib.loads(configurations()[0].read_text())
         texts.append(json.dumps({section: {**first[section], **overlay.get(section, {})} for section in ("kafka", "registry", "scylla")}))
@@ -143,7 +143,7 @@ class Compose(unittest.TestCase):
             checked = subprocess.run([prometheus() / "promtool", "check", "config", file.name], capture_output=True, text=True)
         self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
         self.assertRegex(checked.stdout, r"SUCCESS: \d+ rules found")
-        # MessinaDown and the dashboards' variable ask for the job by this name.
+        # MessinaDown and the dashboards' variable expect this job name.
         self.assertEqual([job["job_name"] for job in yaml.safe_load(config)["scrape_configs"]], ["messina"])
 
     def test_grafana_finds_its_data_and_dashboards(self):
@@ -170,7 +170,7 @@ class Compose(unittest.TestCase):
             self.assertEqual(linted.returncode, 0, linted.stdout)
 
     def test_it_runs_on_other_services(self):
-        """The commands of setup and generator and Messina's configuration, on the tests' own services: other addresses, names and sizes alone."""
+        """Runs the commands of setup and generator, and Messina's configuration, on the tests' services: only addresses, names and sizes differ."""
         services_or_skip(self, "KAFKA_BROKERS", "REGISTRY_URL", "SCYLLA_NODES", "MONGO_URI")
         prefix = f"compose-{uuid.uuid4().hex[:8]}-"
         keyspace = prefix.replace("-", "_").rstrip("_")

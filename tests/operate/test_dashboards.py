@@ -1,4 +1,4 @@
-"""Dashboards are what their source says, and what Grafana takes."""
+"""Dashboards match their source, and Grafana accepts them."""
 
 import json
 import re
@@ -87,20 +87,20 @@ class Dashboards(unittest.TestCase):
             for expression in asked:
                 for selector in re.findall(r"\bmessina_\w+(\{[^}]*\})?", expression):
                     self.assertIn('namespace=~"$namespace"', selector, f"{name}: {expression}")
-            # Where no series has the label there is nothing to choose but all, and that has to find them.
+            # If no series has the label, "All" is the only choice, and it must match those series.
             for variable in (namespace, *others):
                 self.assertEqual((variable["includeAll"], variable["allValue"], variable["current"]["value"]), (True, ".*", "$__all"), name)
 
     def test_a_partitions_rate_is_that_of_one_pipeline(self):
         [panel] = [panel for panel in panels(dashboards()["kafka.json"]) if panel["title"] == "Rate by partition"]
         [target] = panel["targets"]
-        # As in Compose: no namespace.
+        # As in Compose, without a namespace.
         series = 'messina_position{job="messina", instance="a", pipeline="%s", topic="t", partition="0"}'
         rates = [{"labels": f'{{pipeline="{pipeline}", topic="t", partition="0"}}', "value": 2} for pipeline in "pq"]
         asked = with_variables(target["expr"]).replace("[30s]", "[1m]")
         case = {"expr": asked, "eval_time": "5m", "exp_samples": rates}
         input_series = [{"series": series % pipeline, "values": "0+30x40"} for pipeline in "pq"]
-        # Of one without an offset in the group the first record is taken in the sixth minute.
+        # Partition r has no offset in the group; its first record is taken in the sixth minute.
         input_series.append({"series": series % "r", "values": "0x20 1200000000+10x20"})
         jumps = [{"expr": f"{asked} > 1000", "eval_time": f"{at}s", "exp_samples": []} for at in range(285, 600, 15)]
         late = {"labels": '{pipeline="r", topic="t", partition="0"}', "value": 2}
@@ -113,9 +113,9 @@ class Dashboards(unittest.TestCase):
     def test_a_start_is_marked_once_of_a_new_process_too(self):
         [expression] = {annotation["expr"] for dashboard in dashboards().values() for annotation in dashboard["annotations"]["list"]}
         start = 'messina_process_start_time_seconds{job="messina", instance="%s"}'
-        # One is born at 570 s, and scraped from 585 s on; one is made anew at 1230 s.
+        # The first process starts at 570 s and is scraped from 585 s on; the second restarts at 1230 s.
         series = [{"series": start % "new", "values": "_x39 570x300"}, {"series": start % "again", "values": "-86400x81 1230x300"}]
-        # Grafana makes one mark of those that are no more than a minute apart.
+        # Grafana merges marks that are at most a minute apart.
         marks = {60: {600: ("new", 30), 660: ("new", 90), 1260: ("again", 30), 1320: ("again", 90)}, 900: {900: ("new", 330), 1800: ("again", 570)}}
         cases = []
         for step, marked in marks.items():
@@ -125,7 +125,7 @@ class Dashboards(unittest.TestCase):
                 cases.append({"expr": asked, "eval_time": f"{at}s", "exp_samples": samples})
         tests = {"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": cases}]}
         with tempfile.TemporaryDirectory() as folder:
-            # YAML takes JSON.
+            # JSON is valid YAML.
             Path(folder, "tests.yaml").write_text(json.dumps(tests))
             run([prometheus() / "promtool", "test", "rules", "tests.yaml"], folder)
 
@@ -157,7 +157,7 @@ class Dashboards(unittest.TestCase):
             text = f"import type {{ Checked }} from '../types';\nexport const dashboard: Checked = {json.dumps(dashboard, indent=1)};\n"
             (generated / name).with_suffix(".ts").write_text(text)
         run(["npx", "--no-install", "tsc", "-p", "."], work)
-        # A misspelt option is found, so that silence means something.
+        # A misspelt option must be found, so that silence means something.
         wrong = json.dumps(dashboards()["tail.json"], indent=1).replace('"mode": "multi"', '"mode": "mult"')
         (generated / "wrong.ts").write_text(f"import type {{ Checked }} from '../types';\nexport const dashboard: Checked = {wrong};\n")
         checked = subprocess.run(["npx", "--no-install", "tsc", "-p", "."], cwd=work, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The image that the Dockerfile builds, and its containers as the manifests start them. In the long form only: a release build from nothing."""
+"""The image that the Dockerfile builds, and its containers as the manifests start them. Long form only, because it needs a release build from nothing."""
 
 import contextlib
 import gzip
@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from operate import CACHE, HERE, ROOT, skip, until
 
-# Nothing answers there: `run` lives, and is not ready.
+# No service answers at these addresses: `run` lives, and is not ready.
 CONFIG = """
 [kafka]
 brokers = "127.0.0.1:9"
@@ -36,7 +36,7 @@ topic = "out"
 
 
 def reason_to_skip():
-    """Why there can be no image on this machine, or None."""
+    """Why the image cannot be built on this machine, or None."""
     if os.geteuid() != 0:
         return "the image is built by root only"
     absent = [name for name in ("buildah", "mmdebstrap", "crun") if not shutil.which(name)]
@@ -48,7 +48,7 @@ def reason_to_skip():
         for name in ("lowerdir", "upperdir", "workdir"):
             Path(folder, name).mkdir()
             options.append(f"{name}={folder}/{name}")
-        # In a namespace of its own, which takes the mount away with it.
+        # In its own mount namespace, which removes the mount when it ends.
         tried = ["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", ",".join(options), f"{folder}/lowerdir"]
         mounted = subprocess.run(tried, capture_output=True, text=True)
         if mounted.returncode != 0:
@@ -57,7 +57,7 @@ def reason_to_skip():
 
 
 def pod():
-    """What the manifests demand of a pod, and of its container."""
+    """What the manifests specify for a pod and its container."""
     for document in yaml.safe_load_all((ROOT / "deploy/kubernetes/messina.yaml").read_text()):
         if document and document["kind"] in ("Deployment", "StatefulSet"):
             return document["spec"]["template"]["spec"]
@@ -72,7 +72,7 @@ if os.environ.get("MESSINA_TEST_LONG"):
             cls.reason = reason_to_skip()
             if cls.reason:
                 return
-            # So that an interrupted run, too, leaves nothing: folders are removed at the exit.
+            # So that an interrupted run leaves nothing, either: folders are removed at exit.
             before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
             cls.addClassCleanup(signal.signal, signal.SIGTERM, before)
             if kept := os.environ.get("MESSINA_TEST_IMAGE"):
@@ -96,7 +96,7 @@ if os.environ.get("MESSINA_TEST_LONG"):
                 return image / entry["digest"].removeprefix("sha256:")
 
             cls.config = json.loads(blob(manifest["config"]).read_text())["config"]
-            # The stand-in for the base is one layer.
+            # The stand-in for the base image is one layer.
             base, *cls.added = [blob(layer) for layer in manifest["layers"]]
             cls.root = cls.folder / "root"
             shutil.rmtree(cls.root, ignore_errors=True)
@@ -143,7 +143,7 @@ if os.environ.get("MESSINA_TEST_LONG"):
                     },
                     "root": {"path": str(self.root), "readonly": True},
                     "mounts": mounts,
-                    # A network of its own: nothing is listened on outside of it, and nobody is reached.
+                    # Its own network: it listens on nothing outside, and reaches nobody.
                     "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "network", "ipc", "uts")]},
                 }
                 (bundle / "config.json").write_text(json.dumps(specification))
@@ -153,13 +153,13 @@ if os.environ.get("MESSINA_TEST_LONG"):
                     try:
                         yield name, process, lambda stream: (bundle / stream).read_text()
                     finally:
-                        # Again, for it may not be there yet.
+                        # Repeated, because the container may not exist yet.
                         while process.poll() is None:
                             subprocess.run([*self.crun(), "delete", "--force", name], capture_output=True)
                             time.sleep(0.2)
 
         def crun(self):
-            # It needs no control groups here, and refuses to start where it finds both versions of them mounted: so it finds none.
+            # crun needs no control groups here, and refuses to start if both versions of them are mounted, so they are hidden from it.
             hidden = 'mount -t tmpfs tmpfs /sys/fs/cgroup && exec "$0" "$@"'
             return ["unshare", "--mount", "bash", "-c", hidden, "crun", "--root", self.folder / "crun", "--cgroup-manager", "disabled"]
 
@@ -175,7 +175,7 @@ if os.environ.get("MESSINA_TEST_LONG"):
             self.assertTrue(labels["description"])
             self.assertEqual(self.config["Healthcheck"]["Test"], ["CMD", *self.config["Entrypoint"], "health"])
             self.assertEqual(list(self.config["ExposedPorts"]), ["9090/tcp"])
-            # Nothing of the machine that built it: no proxy, no registry.
+            # Nothing from the build machine: no proxy, no registry.
             names = {variable.split("=", 1)[0] for variable in self.config["Env"]}
             self.assertLessEqual(names, {"PATH", "MESSINA__HTTP__LISTEN"})
 
@@ -189,7 +189,7 @@ if os.environ.get("MESSINA_TEST_LONG"):
             binary = (self.root / "usr/local/bin/messina").read_bytes()
             self.assertIn(b"\0.symtab\0", binary, "functions have no names in backtraces")
             self.assertNotIn(b"\0.debug_info\0", binary, "debugging information is most of the image")
-            # Docker compresses layers by gzip, too.
+            # Docker also compresses layers with gzip.
             self.assertLess(len(gzip.compress(binary, 6)), 20e6)
 
         def test_the_bill_of_materials_has_what_cargo_builds_in(self):
@@ -208,7 +208,7 @@ if os.environ.get("MESSINA_TEST_LONG"):
             for crate, component in listed.items():
                 self.assertEqual([each["content"] for each in component["hashes"]], [locked[crate]], crate)
                 self.assertTrue(component["licenses"], crate)
-            # The C libraries, whose versions these crates carry.
+            # The C libraries that these crates contain, with their versions.
             self.assertLessEqual({"rdkafka-sys", "openssl-src", "libsqlite3-sys"}, {name for name, _ in listed})
 
         def test_the_demo_runs_in_it(self):
@@ -225,7 +225,7 @@ if os.environ.get("MESSINA_TEST_LONG"):
                     return subprocess.run(health, capture_output=True).returncode == 0
 
                 until("messina health", lives)
-                # It does say no: there are no brokers.
+                # The health check can fail: there are no brokers.
                 ready = subprocess.run([*health, "--ready"], capture_output=True, text=True)
                 self.assertEqual(ready.returncode, 69, ready.stdout + ready.stderr)
                 state = json.loads(subprocess.run([*self.crun(), "state", name], check=True, capture_output=True, text=True).stdout)

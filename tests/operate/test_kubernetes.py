@@ -1,4 +1,4 @@
-"""The chart's rendered manifests: current, valid, restricted; and the binary takes the configuration that they carry."""
+"""The chart's rendered manifests are current, valid and restricted, and the binary accepts the configuration in them."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from operate import CACHE, ROOT, prometheus
 
 DEPLOY = ROOT / "deploy"
 RENDERED = {path.name: path.read_text() for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) if not path.name.endswith(".values.yaml")}
-# Those that hold a workload, and those that hold the pod of its check.
+# Manifests that hold a workload, and those that hold the pod of its check.
 WHOLE = ("everything.yaml", "messina.yaml")
 CHECKS = ("everything.check.yaml", "messina.check.yaml")
 # Keys of the chart's first values: an upgrade with `--reuse-values` may have no others.
@@ -27,7 +27,7 @@ FIRST = """
     networkPolicy.egressPorts monitoring.podMonitor monitoring.rules monitoring.dashboards keda.enabled keda.minReplicas keda.partitions
     keda.prometheus keda.lagPerReplica keda.cooldownSeconds
 """.split()
-# Of operators, and so not in Kubernetes' own schemas.
+# Resources of operators, which are not in Kubernetes' own schemas.
 OTHERS = {"PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 
 
@@ -42,14 +42,14 @@ def one(name, *kinds):
 
 
 def rendered(release, chart=DEPLOY / "helm/messina", **values):
-    """What helm makes of these values, by kind."""
+    """What helm renders from these values, by kind."""
     command = [CACHE / "helm/helm", "template", release, chart, "--namespace", "streams", "--kube-version", "1.34.0", "--values", "-"]
     text = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=True).stdout
     return {document["kind"]: document for document in yaml.safe_load_all(text) if document}
 
 
 def aged():
-    """The values as an upgrade with `--reuse-values` has them: (key, all but that one) for each that the first chart had not."""
+    """Values of an upgrade with `--reuse-values`: (key, all other values) for each key that the first chart did not have."""
     values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
     for key in sorted(set(values) - set(FIRST)):
         yield key, {name: value for name, value in values.items() if name != key}
@@ -60,7 +60,7 @@ def aged():
 
 
 def pods(name):
-    """(title, pod's specification) of all that run."""
+    """(title, specification) of all pods."""
     for document in documents(name):
         if document["kind"] in ("Deployment", "StatefulSet"):
             yield f"{name}: {document['kind']}", document["spec"]["template"]["spec"]
@@ -108,7 +108,7 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual(set(values), set(schema["properties"]) - {"global"})
         twice = {kind: {"enabled": True} for kind in ("podMonitor", "serviceMonitor")}
         asleep = {**values["keda"], "minReplicas": 0}
-        # The autoscaler takes an hour at most.
+        # The autoscaler allows an hour at most.
         patient = {**values["keda"], "cooldownSeconds": 3601}
         chosen = {"name": "kafka-user", "items": [{"key": "password", "path": "kafka-password"}]}
         for wrong in (
@@ -116,12 +116,12 @@ class Kubernetes(unittest.TestCase):
             {"kind": "daemonset"},
             {"terminationGracePeriodSeconds": 49},
             {"minReadySeconds": -1},
-            # Probes, service and policy have the port by number.
+            # Probes, service and policy use the port by number.
             {"listen": "[::]:9191"},
             {"monitoring": {**values["monitoring"], **twice}},
             {"keda": asleep},
             {"keda": patient},
-            # Its pods' names never come back.
+            # A Deployment's pod names never come back.
             {"staticMembership": ["navigation"]},
             {"secrets": [{"name": "kafka-user"}]},
             {"secrets": [{**chosen, "optional": True}]},
@@ -175,7 +175,7 @@ class Kubernetes(unittest.TestCase):
             self.assertEqual(pod["containers"][0]["imagePullPolicy"], "IfNotPresent", title)
 
     def test_what_is_applied_can_be_applied_again(self):
-        # Nothing but a few fields of a Pod can be changed, and another configuration is another volume.
+        # Only a few fields of a Pod can be changed, and another configuration means another volume.
         for name in set(RENDERED) - set(CHECKS):
             self.assertNotIn("Pod", {document["kind"] for document in documents(name)}, name)
         for name in CHECKS:
@@ -193,11 +193,11 @@ class Kubernetes(unittest.TestCase):
         values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
         wanted = f"messina-{hashlib.sha256(values['config'].encode()).hexdigest()[:10]}"
         for name in WHOLE:
-            # The command of NOTES.txt removes others by this label, and must find no dashboard.
+            # The command in NOTES.txt removes old ConfigMaps by this label, and must not match a dashboard.
             labelled = [it for it in documents(name) if it["metadata"]["labels"].get("app.kubernetes.io/component") == "configuration"]
             self.assertEqual([(it["kind"], it["metadata"]["name"], it["data"]) for it in labelled], [("ConfigMap", wanted, {"messina.toml": values["config"]})])
             self.assertIs(labelled[0]["immutable"], True)
-            # What Helm manages goes with the next upgrade, and what it keeps is in the way of a rollback.
+            # Helm would remove it at the next upgrade if it managed it; if it kept it, it would be in the way of a rollback.
             annotations = labelled[0]["metadata"]["annotations"]
             self.assertEqual(set(annotations["helm.sh/hook"].split(",")), {"pre-install", "pre-upgrade", "pre-rollback"}, name)
             self.assertEqual(annotations["helm.sh/hook-delete-policy"], "before-hook-creation", name)
@@ -218,17 +218,17 @@ class Kubernetes(unittest.TestCase):
 
     def test_the_network_policy_lets_shards_and_the_documented_collector_be_reached(self):
         collector = int(re.search(r'^otlp = "http://[^":]+:(\d+)"', (ROOT / "docs/operations.md").read_text(), re.MULTILINE).group(1))
-        # A connection to a shard of its own choice goes to ScyllaDB's shard-aware ports, without and with TLS.
+        # Connections to a chosen shard use ScyllaDB's shard-aware ports, without and with TLS.
         wanted = {collector, 9042, 9142, 19042, 19142}
         for name in WHOLE:
             rules = one(name, "NetworkPolicy")["spec"]["egress"]
             self.assertLessEqual(wanted, {to["port"] for rule in rules for to in rule["ports"]}, name)
-            # OpenShift's DNS answers on another port.
+            # OpenShift's DNS listens on another port.
             dns = {(to["port"], to["protocol"]) for to in rules[0]["ports"]}
             self.assertEqual(dns, {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")}, name)
 
     def test_the_drain_has_time(self):
-        # `shutdown_timeout` is 30 s unless set, and the process ends 19 s after it in any case: docs/operations.md.
+        # `shutdown_timeout` is 30 s unless configured, and the process ends at the latest 19 s after it: docs/operations.md.
         for name in WHOLE:
             workload = one(name, "Deployment", "StatefulSet")
             self.assertGreater(workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 49)
@@ -241,14 +241,14 @@ class Kubernetes(unittest.TestCase):
             spec = workload["spec"]
             [container] = spec["template"]["spec"]["containers"]
             probe = container["readinessProbe"]
-            # It has partitions some seconds later; that they stand still is told after `stall_timeout`, 60 s unless set, and probes must see it.
+            # A pod gets its partitions some seconds later. It reports a stall after `stall_timeout`, 60 s unless configured, and the probes must notice that.
             self.assertGreater(spec["minReadySeconds"], 60 + 10 + probe["periodSeconds"] * probe["failureThreshold"], name)
             if workload["kind"] == "Deployment":
                 waited_for = spec["minReadySeconds"] + spec["template"]["spec"]["terminationGracePeriodSeconds"]
                 self.assertGreater(spec["progressDeadlineSeconds"], waited_for, name)
                 self.assertEqual(spec["strategy"]["rollingUpdate"], {"maxSurge": 0, "maxUnavailable": 1}, name)
             else:
-                # It is a field of a Deployment only.
+                # Only a Deployment has this field.
                 self.assertNotIn("progressDeadlineSeconds", spec, name)
         self.assertEqual(kinds, {"Deployment", "StatefulSet"})
 
@@ -271,7 +271,7 @@ class Kubernetes(unittest.TestCase):
                     [binary, "check", *arguments[1:]], env={**os.environ, **environment}, capture_output=True, text=True
                 )
                 self.assertEqual(checked.returncode, 0, f"{name}: {checked.stderr}")
-                # And that it reads the environment at all.
+                # Shows that it reads the environment at all.
                 environment["MESSINA__HTTP__LISTEN"] = "nowhere"
                 checked = subprocess.run(
                     [binary, "check", *arguments[1:]], env={**os.environ, **environment}, capture_output=True, text=True
@@ -289,7 +289,7 @@ class Kubernetes(unittest.TestCase):
             self.assertTrue(spec["selector"]["matchLabels"])
             self.assertLessEqual(spec["selector"]["matchLabels"].items(), labels.items(), kind)
             self.assertEqual([(endpoint["path"], endpoint["port"] in named) for endpoint in spec[endpoints]], [("/metrics", True)], kind)
-            # The job that MessinaDown and MessinaAbsent ask for.
+            # The job name that MessinaDown and MessinaAbsent expect.
             self.assertEqual(spec[endpoints][0]["relabelings"], [{"targetLabel": "job", "replacement": "messina"}], kind)
             self.assertNotIn("jobLabel", spec, kind)
         self.assertTrue(service["spec"]["publishNotReadyAddresses"], "what is not ready is to be scraped too")
@@ -320,15 +320,15 @@ class Kubernetes(unittest.TestCase):
         [few] = [rule for group in spec["groups"] for rule in group["rules"] if rule.get("alert") == "MessinaTooFew"]
         self.assertEqual(few["labels"]["severity"], "ticket")
         self.assertTrue((ROOT / few["annotations"]["runbook"].removeprefix("https://runbooks.example/")).is_file())
-        # The autoscaler keeps two.
+        # The autoscaler keeps at least two.
         summary = "Prometheus finds only 1 of 2 processes of messina in namespace messina"
         told = {"exp_labels": {"severity": "ticket", "namespace": "messina", "job": "messina"}, "exp_annotations": {**few["annotations"], "summary": summary}}
         there = {'pod="messina-0"': "1x60", 'pod="messina-1"': "1x5 0x5 _x50"}
         self.told(spec, "MessinaTooFew", there, [(10, []), (35, []), (50, [told])])
 
     def told(self, spec, alert, there, cases):
-        """The alert fires at these minutes and not at those, where these targets are there."""
-        # Those of other releases and namespaces are not it, and one that does not answer is there.
+        """Checks at which minutes the alert fires and at which not, with these targets."""
+        # Targets of other releases and namespaces do not count. A target that does not answer counts as present.
         others = [{"series": f'up{{{labels}}}', "values": "1x60"} for labels in ('namespace="messina", job="messina-eu"', 'namespace="eu", job="messina"')]
         series = [{"series": f'up{{namespace="messina", job="messina", {labels}}}', "values": values} for labels, values in there.items()]
         tests = {
@@ -362,11 +362,11 @@ class Kubernetes(unittest.TestCase):
                     (chart / "values.yaml").write_text(yaml.safe_dump(values))
                     made = rendered("messina", chart, keda={"enabled": True}, monitoring={"podMonitor": {"enabled": True}, "rules": {"enabled": True}})
                     self.assertEqual(made, of_now, f"without {key}")
-            # It is no default: the next old pod goes as soon as the new one is ready.
+            # 0 is not taken for a default: the next old pod goes as soon as the new one is ready.
             self.assertEqual(rendered("messina", minReadySeconds=0)["Deployment"]["spec"]["minReadySeconds"], 0)
 
         def test_the_cluster_may_choose_the_user(self):
-            """OpenShift's restricted-v2 refuses pods that name a user, unless it is of their namespace's range."""
+            """OpenShift's restricted-v2 refuses pods that name a user, unless it is in their namespace's range."""
             for ids in ({}, {"runAsUser": 1000660000, "runAsGroup": 0, "fsGroup": 1000660000}):
                 made = rendered("messina", podSecurity=ids)
                 for pod in (made["Deployment"]["spec"]["template"]["spec"], made["Pod"]["spec"]):
@@ -383,7 +383,7 @@ class Kubernetes(unittest.TestCase):
 
         def test_the_configuration_is_carried_as_it_is(self):
             names = set()
-            # Of the second the first line is indented.
+            # The first line of the second one is indented.
             for config in ('[kafka]\nbrokers = "a:9092"\n', '  [kafka]\nbrokers = "a:9092"\n'):
                 held = rendered("e" * 53, config=config)["ConfigMap"]
                 self.assertEqual(held["data"], {"messina.toml": config})
@@ -393,7 +393,7 @@ class Kubernetes(unittest.TestCase):
         def test_a_statefulset_of_a_long_name_gets_pods(self):
             for release in ("e" * 53, "messina-" + "e" * 45, "e" * 46 + "messina"):
                 name = rendered(release, kind="statefulset")["StatefulSet"]["metadata"]["name"]
-                # Its controller labels pods with NAME-HASH, of ten digits, and no label's value is longer.
+                # The controller labels pods with NAME-HASH, a hash of ten digits, and a label's value is limited to 63 characters.
                 self.assertLessEqual(len(name) + 11, 63, name)
                 self.assertIn("messina", name)
 
@@ -403,7 +403,7 @@ class Kubernetes(unittest.TestCase):
             scaled = made["ScaledObject"]["spec"]
             self.assertEqual((scaled["minReplicaCount"], scaled["maxReplicaCount"]), (1, 1))
             self.assertRegex(made["PrometheusRule"]["spec"]["groups"][-1]["rules"][1]["expr"], " < 1$")
-            # KEDA's number is not the chart's.
+            # KEDA's minimum is not the chart's.
             made = rendered("messina", replicas=7, keda={"minReplicas": 3}, monitoring=monitoring)
             self.assertRegex(made["PrometheusRule"]["spec"]["groups"][-1]["rules"][1]["expr"], " < 7$")
 
@@ -417,7 +417,7 @@ class Kubernetes(unittest.TestCase):
                 absent, few = made["PrometheusRule"]["spec"]["groups"][-1]["rules"]
                 self.assertEqual(absent["expr"], f'absent(up{{namespace="streams", job="{name}"}})')
                 self.assertEqual(few["expr"], f'count by (namespace, job) (up{{namespace="streams", job="{name}"}}) < 2')
-            # Without a monitor of the chart nobody knows the job's name.
+            # Without a monitor of the chart, the job's name is unknown.
             groups = rendered("enrichment", monitoring={"rules": {"enabled": True}})["PrometheusRule"]["spec"]["groups"]
             self.assertNotIn("messina.presence", [group["name"] for group in groups])
             query = rendered("messina", keda={"enabled": True})["ScaledObject"]["spec"]["triggers"][0]["metadata"]["query"]
@@ -443,9 +443,9 @@ class Kubernetes(unittest.TestCase):
         workload = one("everything.yaml", "StatefulSet")
         self.assertNotIn("replicas", workload["spec"], "the autoscaler's number and the chart's would fight")
         self.assertEqual(scaled["scaleTargetRef"]["name"], workload["metadata"]["name"])
-        # No answer would count as no lag, and take pods away amid an outage.
+        # No data would count as no lag and remove pods during an outage.
         self.assertEqual(scaled["triggers"][0]["metadata"]["ignoreNullValues"], "false")
-        # That the query returns data is in test_prometheus.py.
+        # test_prometheus.py checks that the query returns data.
         query = scaled["triggers"][0]["metadata"]["query"]
         self.assertRegex(query, r"^sum\(messina_lag_records\{")
         pattern = re.search(r'pod=~"([^"]*)"', query).group(1)
@@ -455,7 +455,7 @@ class Kubernetes(unittest.TestCase):
     def test_keda_is_told_nothing_while_stop_above_has_stopped_any(self):
         query = one("everything.yaml", "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
         series = [
-            # The second pod's consumers of p are stopped, until the fifth minute is over. Another release's are not looked at.
+            # The second pod's consumers of p are stopped until the end of the fifth minute. Another release's pods are ignored.
             ("messina_lag_records", "messina-0", "p", "1000000x10 _x5"),
             ("messina_lag_records", "messina-1", "p", "1000000x10 _x5"),
             ("messina_lag_records", "messina-1", "q", "7x10 _x5"),
@@ -517,7 +517,7 @@ class Image(unittest.TestCase):
                 self.assertIn(f"!{name}", ignored)
 
     def test_the_image_has_what_cargo_and_the_compiler_ask_for(self):
-        """Targets that the manifest names must be there, and texts that the program includes."""
+        """Targets that the manifest names, and texts that the program includes, must exist."""
         import tomllib
 
         dockerfile = (ROOT / "Dockerfile").read_text()
@@ -528,7 +528,7 @@ class Image(unittest.TestCase):
                 self.assertIn(f" {path} ", dockerfile, "cargo builds nothing where a target of the manifest is away")
         copied = {source for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.M) for source in sources.split()}
         for path in (ROOT / "src").rglob("*.rs"):
-            # What stands behind cfg(test) is not compiled there.
+            # Code behind cfg(test) is not compiled there.
             for name in re.findall(r'include_(?:str|bytes)!\("((?:\.\./)+docs/[^"]*)"\)', path.read_text().split("#[cfg(test)]")[0]):
                 self.assertIn(os.path.relpath((path.parent / name).resolve(), ROOT), copied, path.name)
 

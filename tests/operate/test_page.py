@@ -1,4 +1,4 @@
-"""The status page in a real browser, on a running demo: it lives, asks nobody else, fits a telephone, and needs no mouse."""
+"""The status page in a real browser, on a running demo: it updates, contacts no other host, fits a telephone, and works without a mouse."""
 
 import re
 import signal
@@ -25,7 +25,7 @@ class Page(unittest.TestCase):
             skip(self, "needs a Chromium (Debian: chromium-headless-shell)")
 
     def opened(self, **context):
-        """The page, when it has drawn all pipelines. What goes wrong on it fails the test at its end."""
+        """Returns the page once it shows all pipelines. Errors on the page fail the test at its end."""
         page = self.chromium.new_page(**context)
         self.addCleanup(page.close)
         wrong, asked = [], []
@@ -63,7 +63,7 @@ class Page(unittest.TestCase):
                 graph = section.get_by_role("img", name=re.compile(f"^{title}, now: .*[0-9]"))
                 graph.wait_for(state="attached")
                 self.assertGreater(len(graph.locator("polyline").first.get_attribute("points").split()), 1, f"{pipeline}: {title}")
-        # What it says is what the process says.
+        # The page shows what the process reports.
         taken = float(page.locator(".edge b").first.inner_text().removesuffix("/s").replace(",", "").replace(" k", "e3"))
         self.assertGreater(taken, 0)
 
@@ -77,7 +77,7 @@ class Page(unittest.TestCase):
         page.route("**/metrics", only_dead_letters)
         says = "many => [...document.querySelectorAll('.edge')].filter(e => e.textContent === '0/s published').length === many"
         page.wait_for_function(says, arg=len(PIPELINES))
-        # The brokers acknowledge them all the same.
+        # The brokers still acknowledge them.
         self.assertRegex(self.way(page), r"publish\s+p50 \d")
 
     def test_it_fits_a_telephone(self):
@@ -110,7 +110,7 @@ class Page(unittest.TestCase):
         page.keyboard.press("Enter")
         table = page.get_by_role("region", name="Partitions of navigation")
         table.wait_for()
-        # What has the focus and what is open stays so while values change.
+        # Focus and open parts stay as they are while values change.
         self.changed(page, self.changed(page, self.way(page)))
         self.assertEqual(page.evaluate("document.activeElement.tagName"), "SUMMARY")
         self.assertGreater(table.get_by_role("row").count(), 8)
@@ -139,7 +139,7 @@ class Page(unittest.TestCase):
         demo.send_signal(signal.SIGSTOP)
         page.wait_for_function(says, arg="no answer: showing old data")
         self.assertEqual(state.get_attribute("class"), "bad")
-        # A request is under way by then, and its end says nothing more.
+        # A request is on its way by then, and its end must not change the message.
         page.wait_for_timeout(2_500)
         pause.click()
         page.wait_for_timeout(9_000)

@@ -1,4 +1,4 @@
-"""There is a picture of each dashboard and of the status page in docs/, and the long form draws all of them anew."""
+"""docs/ has a picture of each dashboard and of the status page, and the long form draws all of them again."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from operate import ROOT, dashboards
 
 PICTURES = ROOT / "docs/pictures"
-# By the page that shows them.
+# By the page that shows the pictures.
 SHOWN = {
     "docs/dashboards.md": {f"{name.removesuffix('.json')}.png" for name in dashboards()},
     "docs/operations.md": {"status-light.png", "status-dark.png"},

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a running demo: what dashboards and rules ask, it can answer."""
+"""A real Prometheus scrapes a running demo, and can answer the queries of dashboards and rules."""
 
 import os
 import re
@@ -34,7 +34,7 @@ class Answers(unittest.TestCase):
         expressions = panel_expressions()
         for group in rules():
             for rule in group["rules"]:
-                # An alert's expression is empty while all is well: its parts are asked without the comparison, in the dashboards.
+                # An alert's expression is empty while all is well. Its parts are queried without the comparison, in the dashboards.
                 if "record" in rule:
                     expressions.append((rule["record"], rule["expr"].replace("1h]", "30s]").replace("6h]", "30s]").replace("5m]", "30s]")))
                 else:
@@ -66,7 +66,7 @@ class Answers(unittest.TestCase):
         families = {family.name: family.type for family in text_string_to_metric_families(text)}
         self.assertEqual(families["messina_records"], "counter")
         self.assertEqual(families["messina_step_seconds"], "histogram")
-        # Prometheus asks for it, too, and takes all of it.
+        # Prometheus requests it, too, and accepts all of it.
         self.assertEqual([result["value"][1] for result in self.ask("up")], ["1"])
 
     def test_health_is_asked_by_the_binary_itself(self):
@@ -93,7 +93,7 @@ class Answers(unittest.TestCase):
         self.assertLessEqual(used, declared, "metrics that do not exist")
 
     def test_no_histogram_is_mostly_in_its_first_bucket(self):
-        """A median of the first bucket is a median of nothing."""
+        """A median in the first bucket says nothing."""
         for name in re.findall(r"^# TYPE (\S+) histogram", get(f"http://{self.address}/metrics"), re.M):
             for result in self.ask(f"sum by (pipeline, stage, step) ({name}_count)"):
                 labels = ",".join(f'{k}="{v}"' for k, v in result["metric"].items())

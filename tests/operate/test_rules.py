@@ -1,4 +1,4 @@
-"""Rules pass promtool, each alert is tested on its symptom, and each leads to a runbook."""
+"""Rules pass promtool, each alert is tested with its symptom, and each links to a runbook."""
 
 import pathlib
 import re
@@ -35,8 +35,8 @@ class Rules(unittest.TestCase):
         rule = {"alert": "Schema", "expr": expression, "labels": {"severity": "ticket"}}
         series = 'messina_failures_total{job="messina", instance="a", pipeline="p", step="schema", class="permanent", level="error"}'
         told = [{"exp_labels": {"severity": "ticket", "job": "messina", "pipeline": "p"}}]
-        # It is born at 1 in the 20th minute, and grows in the 60th. From the 101st on no scrape comes for 20 minutes, and from the 151st on the
-        # process is away as long.
+        # The series starts at 1 in the 20th minute, and grows in the 60th. From the 101st on it is not scraped for 20 minutes, and from the
+        # 151st on the process is down for as long.
         cases = [(19, []), (21, told), (28, told), (40, []), (62, told), (80, []), (122, []), (129, []), (140, []), (172, told), (185, [])]
         started = 'messina_process_start_time_seconds{job="messina", instance="a"}'
         test = {

@@ -1,4 +1,4 @@
-"""A poisoned run beside a real server of Sentry's protocol: one fault is one issue, and no payload, key or secret is in it."""
+"""A run of bad records with a real server of Sentry's protocol: one fault is one issue, and contains no payload, key or secret."""
 
 import json
 import os
@@ -51,7 +51,7 @@ class Sentry(unittest.TestCase):
         self.assertEqual(producer.flush(120), 0)
 
     def run_poisoned(self, dsn):
-        """Runs Messina until all records are dead letters. Gives (events sent, events that failed, events suppressed or dropped)."""
+        """Runs Messina until all records are dead letters. Returns (events sent, events that failed, events suppressed or dropped)."""
         port = free_port()
         address = f"127.0.0.1:{port}"
         config = self.folder / f"poisoned-{port}.toml"
@@ -91,7 +91,7 @@ topic = "{self.topic}-dead"
                     return False
 
             until(f"{RECORDS} dead letters", all_dead)
-            # One that waits for its answer is not counted yet.
+            # An event that waits for its answer is not counted yet.
             until("each failure to be counted", lambda: metric(address, "messina_sentry_events_total") == RECORDS)
 
             def events(outcome):
@@ -141,7 +141,7 @@ topic = "{self.topic}-dead"
         self.assertEqual(event["tags"]["class"], "permanent")
         self.assertEqual(event["tags"]["topic"], self.topic)
         self.assertIn("step", event["tags"])
-        # What the log said of the pipeline before: at least the line that names the record.
+        # What the log said about the pipeline before: at least the line that names the record.
         lines = event["data"]["breadcrumbs"]["values"]
         self.assertTrue(lines)
         for line in lines:
@@ -154,7 +154,7 @@ topic = "{self.topic}-dead"
 
     def test_a_dead_dsn_holds_nothing_up(self):
         self.poison()
-        # The system takes connections for the second one, and nobody ever answers.
+        # The system accepts connections to the second one, and nobody ever answers.
         with socket.create_server(("127.0.0.1", 0)) as silent:
             for port in (free_port(), silent.getsockname()[1]):
                 sent, failed, kept = self.run_poisoned(f"http://0123456789abcdef0123456789abcdef@127.0.0.1:{port}/1")

@@ -1,4 +1,4 @@
-//! The registry's client against registries: the one in memory, whose faults can be commanded, and a real one.
+//! The registry client against two registries: the one in memory, which can be told to fail, and a real one.
 //!
 //! The real one is at `REGISTRY_URL` (Confluent's API, no login). Without it those tests say so and pass, except under CI.
 
@@ -29,7 +29,7 @@ fn registry(urls: &[String]) -> Registry {
     Registry::new(options).unwrap()
 }
 
-/// Registers what the client itself cannot: other types, and references.
+/// Registers what the client itself cannot: other schema types, and references.
 async fn post(url: &str, subject: &str, body: Value) -> Value {
     let subject = subject.replace('/', "%2F");
     let request = reqwest::Client::new()
@@ -38,12 +38,12 @@ async fn post(url: &str, subject: &str, body: Value) -> Value {
     request.send().await.unwrap().json().await.unwrap()
 }
 
-/// The same text, whatever the registry did to its spaces.
+/// Whether the texts are equal apart from white space, which a registry may change.
 fn same(a: &str, b: &str) -> bool {
     serde_json::from_str::<Value>(a).unwrap() == serde_json::from_str::<Value>(b).unwrap()
 }
 
-/// What every registry must do. Subjects begin with `prefix`, so that a registry can be used again.
+/// What every registry must do. Subjects begin with `prefix`, so that a registry can be used again by the next run.
 async fn suite(url: &str, prefix: &str) {
     let client = registry(&[url.to_owned()]);
     let subject = format!("{prefix}/clicks of ü-value");
@@ -71,7 +71,7 @@ async fn suite(url: &str, prefix: &str) {
     assert!(same(&other.schema(first).await.unwrap().schema, V1));
     assert!(other.cached(first).is_some());
 
-    // The last two are no ids in the eyes of a registry that reads them as Java's `int`.
+    // A registry that reads ids as Java's `int` refuses the last two as no ids at all.
     for id in [2_000_000_000, 1 << 31, u32::MAX] {
         let missing = client.schema(id).await.unwrap_err();
         assert_eq!(
@@ -86,7 +86,7 @@ async fn suite(url: &str, prefix: &str) {
     other_types(url, prefix).await;
 }
 
-/// Click refers to User and Page, and Page to User: each comes once, and before those that need it.
+/// Click refers to User and Page, and Page to User: each comes once, before those that need it.
 async fn references(url: &str, prefix: &str) {
     let user = r#"{"type":"record","name":"User","namespace":"m","fields":[{"name":"id","type":"long"}]}"#;
     let page = r#"{"type":"record","name":"Page","namespace":"m","fields":[{"name":"owner","type":"m.User"}]}"#;
@@ -149,7 +149,7 @@ async fn a_real_registry_does_what_a_registry_must() {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     suite(&url, &format!("messina-{now}")).await;
-    // Only a real one has rules: the default, BACKWARD, forbids a new field without a default.
+    // Only a real registry has compatibility rules: the default, BACKWARD, forbids a new field without a default.
     let (client, subject) = (registry(&[url]), format!("messina-{now}-rules"));
     client.register(&subject, V1).await.unwrap();
     let worse = V1.replace("]}", r#",{"name":"more","type":"int"}]}"#);
@@ -191,7 +191,7 @@ async fn what_may_pass_is_asked_again() {
     assert_eq!(client.schema(id).await.unwrap().id, id);
 }
 
-/// A mode in which no schema is taken is the registry's, and says nothing about this one.
+/// A read-only mode is the registry's state, and says nothing about this schema.
 #[tokio::test]
 async fn a_registry_that_is_read_only_is_waited_for() {
     let demo = DemoRegistry::start().await.unwrap();
@@ -258,10 +258,10 @@ async fn another_address_answers_for_one_that_does_not() {
     );
     let client = registry(&[a.url(), b.url()]);
     let id = registry(&[b.url()]).register("clicks", V1).await.unwrap();
-    // A follower that has not heard of it yet is no proof that it is unknown.
+    // A follower that has not heard of the id yet does not prove that it is unknown.
     assert_eq!(client.schema(id).await.unwrap().id, id);
 
-    // From now on b is asked first; when it fails, a is, which has learnt it in the meantime.
+    // From now on b is asked first. When it fails, a is asked, which has learnt of the schema in the meantime.
     assert_eq!(registry(&[a.url()]).register("clicks", V1).await.unwrap(), id);
     b.on_request(|_, _| Fault::Status(503));
     assert_eq!(client.lookup("clicks", V1).await.unwrap(), Some(id));
@@ -304,7 +304,8 @@ async fn an_id_is_unknown_when_all_addresses_say_so_and_not_before() {
     assert_eq!(client.schema(id + 1).await.unwrap_err(), unknown);
 }
 
-/// A gateway's page says nothing about the schema, and one address that cannot be read nothing of another that is away.
+/// A gateway's error page says nothing about the schema, and an address whose answer cannot be read says nothing about
+/// another address that is down.
 #[tokio::test]
 async fn an_answer_that_is_too_long_is_judged_by_its_status() {
     let (a, b) = (
@@ -352,7 +353,7 @@ async fn a_server_that_is_no_registry_costs_no_record() {
     assert_eq!(client.versions("clicks").await.unwrap_err().class(), Class::Transient);
 }
 
-/// As in Confluent's own resolution: of one name the first counts.
+/// As in Confluent's own resolution: of several references with one name, the first counts.
 #[tokio::test]
 async fn of_two_versions_of_one_reference_the_first_stands_for_both() {
     let registry_of = DemoRegistry::start().await.unwrap();
@@ -375,7 +376,7 @@ async fn of_two_versions_of_one_reference_the_first_stands_for_both() {
     assert!(same(&fetched.references[0], &newer) && same(&fetched.references[1], page));
 }
 
-/// Each is smaller than an answer may be, and their number is allowed.
+/// Each schema is smaller than the limit of an answer, and their number is allowed; only their total is too large.
 #[tokio::test]
 async fn a_schema_is_no_larger_with_its_references_than_alone() {
     let demo = DemoRegistry::start().await.unwrap();
@@ -402,7 +403,7 @@ async fn a_reference_that_leads_nowhere_is_told() {
     let reference = json!({ "name": "Click", "subject": "user", "version": 1 });
     let answer = post(&a.url(), "page", json!({ "schema": V2, "references": [reference] })).await;
     let id = u32::try_from(answer["id"].as_u64().unwrap()).unwrap();
-    // The first loses the subject's versions, and the second never had them.
+    // The first address loses the subject's versions; the second never had them.
     let loses = |fault: Fault| {
         a.on_request(move |_, path| {
             if path.starts_with("/subjects") {

@@ -1,4 +1,4 @@
-//! TLS to the registry: an authority of one's own, and a client certificate.
+//! TLS to the registry, with a private authority and a client certificate.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -25,7 +25,7 @@ struct Signed {
     key: PKey<Private>,
 }
 
-/// A certificate for `name` and 127.0.0.1, signed by `authority` or else by itself.
+/// A certificate for `name` and 127.0.0.1, signed by `authority`, or self-signed without one.
 fn signed(name: &str, authority: Option<&Signed>) -> Signed {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
@@ -115,7 +115,7 @@ async fn a_client_certificate_and_an_authority_of_ones_own() {
     let ca = write(&directory, "ca.pem", &authority.certificate.to_pem().unwrap());
     let wrong_ca = write(&directory, "wrong-ca.pem", &stranger.certificate.to_pem().unwrap());
     let cert = write(&directory, "client.pem", &client.certificate.to_pem().unwrap());
-    // In the older form of EC keys, not PKCS #8.
+    // An EC key in the older format, not PKCS #8.
     let key = write(
         &directory,
         "client.key",

@@ -1,4 +1,5 @@
-//! The right to one of two topics is taken away under load: the other goes on, and the closed one when the right is given back.
+//! The right to one of two topics is revoked under load: the other one goes on, and so does the closed one once the right is
+//! granted again.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::support::numbers::{Numbers, who};
 use crate::support::process::Messina;
 use crate::support::{LONG, until};
 
-/// For so long the other topic may stand still.
+/// The longest that the other topic may stand still.
 const SOON: Duration = Duration::from_secs(60);
 
 #[test]
@@ -34,7 +35,7 @@ fn closes(test: &str, delivery: &str) {
     let schema = bench.registry.schema(&bench, numbers.schema_id);
     bench.registry.register(&bench, &format!("{closed}-value"), &schema);
     let open_to = |user: &str| rights::allow(&bench, user, "read", "topic", closed);
-    // What has an ACL is closed to all whom none names.
+    // A topic with an ACL is closed to every user whom no ACL names.
     open_to("somebody");
     open_to(&settings.kafka_user);
     let topics = format!(
@@ -58,7 +59,7 @@ fn closes(test: &str, delivery: &str) {
     };
     let group = numbers.group("secure");
     let committed = |topic: &str| bench.kafka.committed(&group, topic)[0];
-    // As its own metrics have it.
+    // A metric of the process itself.
     let metric = |name: &str, topic: &str| {
         let text = messina.get("/metrics").unwrap_or_default();
         let (metric, label) = (format!("messina_{name}{{"), format!("topic=\"{topic}\""));

@@ -1,4 +1,5 @@
-//! Security towards all services: the right credentials work, each wrong one is refused in words that say which, and no secret is told.
+//! Security of the connections to all services: the right credentials work, each wrong one is refused with a message that says which,
+//! and no secret is shown.
 
 mod closed;
 mod refused;

@@ -1,4 +1,4 @@
-//! Wrong credentials are refused, and the message says which of them is wrong, and how.
+//! Wrong credentials are refused, and the message says which of them is wrong and why.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -12,10 +12,10 @@ use crate::support::process::{Messina, finish};
 use crate::support::proxy::Proxy;
 use crate::support::{Bench, LONG, until};
 
-/// A name that resolves to this machine and is in no certificate.
+/// A name that resolves to this machine but is in no certificate.
 const OTHER_HOST: &str = "127.0.0.9";
 const WRONG: &str = "wr0ng-s3cret";
-/// So many are tried at a time: each waits for the most part.
+/// How many cases run at a time: each of them mostly waits.
 const AT_ONCE: usize = 4;
 
 #[test]
@@ -63,7 +63,7 @@ fn wrong_credentials_are_refused() {
         change(&mut settings);
         settings
     };
-    // What is wrong, the settings, and what the message must say: the service, and what is the matter.
+    // What is wrong, the settings, and what the message must contain: the service and the cause.
     let cases: Vec<(&str, Settings, &[&str])> = vec![
         ("nothing wrong", right.clone(), &[]),
         (
@@ -215,7 +215,8 @@ fn wrong_credentials_are_refused() {
     bench.clean();
 }
 
-/// Fails where they are not refused, or are although nothing is to be said of them; what is not said.
+/// Fails if wrong settings are accepted, or if right ones (`says` is empty) are refused. Returns the expected texts
+/// that are missing.
 fn refused(bench: &Bench, configs: &[PathBuf; 2], what: &str, settings: &Settings, says: &[&str]) -> Vec<String> {
     let secure = settings.file(bench, &what.replace([',', ' '], "-"));
     let files: [&Path; 3] = [&configs[0], &configs[1], &secure];
@@ -229,7 +230,7 @@ fn refused(bench: &Bench, configs: &[PathBuf; 2], what: &str, settings: &Setting
         matches!(found.code, Some(69 | 78))
     };
     assert!(wanted, "{what}: exit {:?}", found.code);
-    // A start waits for them, and says the same meanwhile.
+    // A process that starts waits for the brokers, and logs the same reason meanwhile.
     if what.starts_with("brokers") {
         let messina = Messina::start(what, &files);
         until("a start to say why", LONG, &[&messina], || {

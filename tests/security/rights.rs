@@ -1,4 +1,4 @@
-//! Rights that are missing are told by `check --online`, each with who lacks it, on what, and the command that gives it.
+//! `check --online` finds missing rights, and says who lacks which right on what, and which command grants it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use crate::support::{Bench, LONG, until};
 
 const PASSWORD: &str = "l1mited-s3cret";
 
-/// Makes a user of the brokers, who has no rights yet.
+/// Creates a Kafka user without any rights.
 fn make(bench: &Bench, user: &str) {
     let (ok, answer) = bench.tool("scram", &[format!("--user={user}"), format!("--password={PASSWORD}")]);
     assert!(ok, "{answer}");
 }
 
-/// What has an ACL is closed to all whom none names. What has none is open.
+/// Adds an ACL. A resource with an ACL is closed to every user whom none names; one without any is open.
 pub fn allow(bench: &Bench, user: &str, operation: &str, kind: &str, name: &str) {
     acl(bench, &[], user, operation, kind, name);
 }
 
-/// Takes back what was allowed.
+/// Removes an ACL.
 pub fn remove(bench: &Bench, user: &str, operation: &str, kind: &str, name: &str) {
     acl(bench, &["--remove"], user, operation, kind, name);
 }
@@ -60,7 +60,7 @@ fn missing_rights_are_told_before_the_start() {
     ));
     run(format!("GRANT SELECT ON KEYSPACE {} TO {role}", bench.keyspace));
 
-    // The topic of dead letters is open.
+    // The dead-letter topic has no ACL, so it is open.
     let (output, group) = (bench.name("secure-enriched"), numbers.group("secure"));
     allow("somebody", "read", "topic", &numbers.topic);
     allow(&user, "describe", "topic", &output);
@@ -99,7 +99,7 @@ fn missing_rights_are_told_before_the_start() {
     }
     allow(&user, "read", "group", &group);
     run(format!("GRANT MODIFY ON TABLE {}.numbers TO {role}", bench.keyspace));
-    // Brokers hear of a right a moment later.
+    // A new right takes a moment to reach the brokers.
     until("nothing to be found", LONG, &[], || {
         let found = check();
         println!("{}", found.stderr);
@@ -109,7 +109,7 @@ fn missing_rights_are_told_before_the_start() {
     bench.clean();
 }
 
-/// Who may write to a topic need not be told how large its batches may be, and brokers refuse one as a whole that is too large.
+/// A user who may write to a topic need not be allowed to read its batch limit, and brokers refuse a batch above it as a whole.
 #[test]
 fn good_records_are_no_dead_letters_where_nobody_tells_what_a_topic_takes() {
     const RECORDS: i64 = 300;
@@ -132,14 +132,14 @@ fn good_records_are_no_dead_letters_where_nobody_tells_what_a_topic_takes() {
     bench.kafka.configure(&bench, &output, "max.message.bytes", "20000");
     let mut random = Random::from(7);
     for seq in 0..RECORDS {
-        // Nothing that could be compressed.
+        // Random text, so that it cannot be compressed.
         let who: String = (0..LENGTH).map(|_| char::from(b'!' + random.below(90) as u8)).collect();
         let value = numbers.record(seq, &who);
         bench
             .kafka
             .send(BaseRecord::to(&numbers.topic).key(who.as_bytes()).payload(&value[..]));
     }
-    // Batches are as full as they can be.
+    // A long linger, so that batches are as full as possible.
     let linger = bench.file(
         "linger.toml",
         "[pipelines.secure.sink.properties]\n\"linger.ms\" = 50\n",

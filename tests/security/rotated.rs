@@ -1,4 +1,5 @@
-//! Passwords and certificates that are rotated while Messina runs: read again at SIGHUP, and where the old ones are refused.
+//! Passwords and certificates are rotated while Messina runs: it reads them again on SIGHUP, and when the old ones are
+//! refused.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ fn rotated_password_of_the_brokers() {
     let Some((bench, mut settings)) = settings::find_alone("rotated_password_of_the_brokers") else {
         return;
     };
-    // A user of this test's own: others need the old password.
+    // A user of this test's own, because others need the old password.
     settings.kafka_user = bench.name("rotating");
     PASSWORDS[0].clone_into(&mut settings.kafka_password);
     settings.kafka_tls.ca = bench.folder.join("authority.pem");
@@ -31,7 +32,7 @@ fn rotated_password_of_the_brokers() {
     give(&bench, &settings.kafka_user, PASSWORDS[0]);
     let secure = settings.file(&bench, "rotated");
     let configs: [&Path; 3] = [&configs[0], &configs[1], &secure];
-    // Wrong at the start: it is read again with each attempt.
+    // Wrong at the start: the file is read again with each attempt.
     bench.file("rotated-kafka.secret", "wr0ng-s3cret\n");
     let messina = Messina::start_keeping_all("messina", &configs);
     until("the brokers to refuse a wrong password", LONG, &[&messina], || {
@@ -53,7 +54,7 @@ fn rotated_password_of_the_brokers() {
                 (read() == 1).then_some(())
             });
         }
-        // Connections outlive a password; the broker takes them with it.
+        // Connections outlive a changed password, so the broker is killed to break them.
         bench.own().kill(&["kafka-secure"]);
         bench.own().start(&["kafka-secure"]);
         sent = numbers.load_from(sent, 2000, sent + RECORDS).wait();
@@ -101,7 +102,7 @@ fn rotated_password_and_certificate_of_the_database() {
         let role = &settings.database_user;
         let statement =
             format!("{verb} ROLE {role} WITH PASSWORD = '{password}' AND LOGIN = true AND SUPERUSER = true");
-        // Cassandra lets a password be changed every five seconds.
+        // Cassandra allows a password to be changed only every five seconds.
         until("the password to be changed", LONG, &[], || {
             database.try_run(&bench, &statement).ok()
         });
@@ -115,7 +116,7 @@ fn rotated_password_and_certificate_of_the_database() {
     let mut sent = numbers.load_from(0, 2000, RECORDS).wait();
     numbers.committed("secure", sent, &[&messina]);
 
-    // Told so, while records come: a new session takes the place of the old one.
+    // SIGHUP while records arrive: a new session replaces the old one.
     let load = numbers.load_from(sent, 200, sent + RECORDS);
     alter("ALTER", PASSWORDS[1]);
     bench.file("rotated-database.secret", &format!("{}\n", PASSWORDS[1]));
@@ -127,12 +128,12 @@ fn rotated_password_and_certificate_of_the_database() {
     sent = load.wait();
     numbers.committed("secure", sent, &[&messina]);
 
-    // The server first: what it refuses now is waited for.
+    // The server's password changes first: Messina waits while the old one is refused.
     alter("ALTER", PASSWORDS[2]);
     let load = numbers.load_from(sent, 2000, sent + RECORDS);
     let mut broken: Option<Instant> = None;
     until("the old password to be refused", LONG, &[&messina], || {
-        // The server keeps a password in mind for some seconds; a login takes its time, and must not be broken on its way.
+        // The server caches a password for some seconds. A login takes time, too, and must not be interrupted.
         if broken.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
             proxy.break_all();
             broken = Some(Instant::now());

@@ -1,4 +1,5 @@
-//! The right credentials work end to end, in every form, and neither logs nor pages nor Sentry tell a secret, a key or a value.
+//! The right credentials work end to end in every form, and neither logs nor pages nor Sentry events contain a secret, a key or
+//! a value.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::support::process::{Messina, get};
 use crate::support::{LONG, until};
 
 const RECORDS: i64 = 2000;
-/// The beginning of the public key of the DSN, and of keys and values of records.
+/// Beginnings of the DSN's public key, and of keys and values of records.
 const MORE_SECRETS: [&str; 3] = ["0123456789abcdef", "k3y-s3cret", "v4lue-s3cret"];
 
 #[test]
@@ -51,7 +52,7 @@ fn right_credentials_and_no_secret_told() {
         numbers.send_secret("k3y-s3cret", "v4lue-s3cret");
         sent = numbers.load_from(sent, 2000, sent + RECORDS).wait();
         numbers.committed("secure", sent + number as i64 + 1, &[&messina]);
-        // It has the collection with it, and could not have published without.
+        // The collection is loaded; without it nothing could have been published.
         assert!(
             messina.metric("messina_reference_entries") >= 1.0,
             "no document of MongoDB"
@@ -75,7 +76,7 @@ fn right_credentials_and_no_secret_told() {
     assert!(issued > 1, "a token that is refused was to be fetched anew");
     let events = sink.taken();
     assert!(events.contains("secure"), "no event names the pipeline: {events}");
-    // Its own address and public key are in the head of each request; the body must not have them.
+    // The head of each request contains the sink's own address and public key; the body must not.
     let bodies: String = events.lines().filter(|line| line.starts_with('{')).collect();
     assert!(!bodies.is_empty());
     tells_nothing("Sentry", &bodies);
@@ -84,7 +85,7 @@ fn right_credentials_and_no_secret_told() {
     bench.clean();
 }
 
-/// Fails where a secret is in the text; the text itself may have more of them, so that the line alone is shown.
+/// Fails if a secret is in the text. Shows only that line, because the whole text may contain more secrets.
 pub fn tells_nothing(what: &str, text: &str) {
     for secret in [
         KAFKA_PASSWORD,
@@ -94,7 +95,7 @@ pub fn tells_nothing(what: &str, text: &str) {
         OAUTH_SECRET,
         ISSUED_TOKEN,
         MONGO_PASSWORD,
-        // In Base64 they are as much told.
+        // Secrets in Base64 are readable, too.
         BASIC.trim_start_matches("Basic "),
         OAUTH_LOGIN.trim_start_matches("Basic "),
     ]
@@ -106,7 +107,7 @@ pub fn tells_nothing(what: &str, text: &str) {
     }
 }
 
-/// What is printed of a configuration: a finding shows the line, and not the secret in it.
+/// What is printed about a configuration: a finding shows the line, but not the secret in it.
 #[test]
 fn findings_tell_no_secret() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));

@@ -1,4 +1,4 @@
-//! The configuration of a secure run, in parts that a test can get wrong one by one.
+//! The configuration of a secure run, in parts that a test can make wrong one by one.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -8,14 +8,14 @@ use mongodb::bson::doc;
 use crate::support::Bench;
 use crate::support::tls_proxy::{Authorization, Gateway, Issuer, serve, serve_messages, serve_tokens};
 
-/// Passwords and tokens of these tests; none of them may ever be seen.
+/// Passwords and tokens of these tests; none of them may ever be shown.
 pub const KAFKA_PASSWORD: &str = "test-password";
 pub const DATABASE_PASSWORD: &str = "d4tabase-s3cret";
 pub const MONGO_PASSWORD: &str = "test-password";
 pub const REGISTRY_PASSWORD: &str = "r3gistry-s3cret";
 pub const REGISTRY_TOKEN: &str = "t0ken-s3cret";
 pub const OAUTH_SECRET: &str = "0auth-s3cret";
-/// How each token begins that the authorization server issues.
+/// Prefix of all tokens that the authorization server issues.
 pub const ISSUED_TOKEN: &str = "issued-t0ken-";
 /// `messina-client:0auth-s3cret` in Base64.
 pub const OAUTH_LOGIN: &str = "Basic bWVzc2luYS1jbGllbnQ6MGF1dGgtczNjcmV0";
@@ -26,11 +26,11 @@ const USER: &str = "messina";
 /// How to log in to the brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kafka {
-    /// User and password, by this mechanism.
+    /// User and password, with this mechanism.
     Scram(&'static str),
-    /// An unsecured token, as development clusters take it.
+    /// An unsecured token, which development clusters accept.
     Token,
-    /// The client's certificate.
+    /// The client certificate.
     Certificate,
 }
 
@@ -39,22 +39,22 @@ pub enum Kafka {
 pub enum Registry {
     /// User and password.
     Basic,
-    /// A bearer token, and the client's certificate.
+    /// A bearer token, and the client certificate.
     Bearer,
-    /// A bearer token that is fetched by client credentials.
+    /// A bearer token that is fetched with client credentials.
     Oauth,
 }
 
-/// A file with what the other side must be told, or trusted with.
+/// TLS files: what the client trusts, and what it presents.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    /// Authorities.
+    /// Trusted authorities.
     pub ca: PathBuf,
-    /// Certificate and key of the client.
+    /// The client's certificate and key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// All of it.
+/// All settings of a secure run.
 #[derive(Clone)]
 pub struct Settings {
     pub kafka: Kafka,
@@ -77,23 +77,23 @@ pub struct Settings {
     pub token_endpoint: String,
     pub token_scope: String,
     pub token_ca: PathBuf,
-    /// How many requests each token has left, that was issued.
+    /// Knows how many requests each issued token has left.
     pub issuer: Arc<Issuer>,
     mtls_brokers: String,
-    /// Where a certificate is asked for.
+    /// Where a client certificate is required.
     mtls_mongo: String,
     gateways: [String; 3],
 }
 
-/// The services that these tests run. The brokers ask for certificates, and go by ACLs where there are any.
+/// The services that these tests run. The brokers ask for certificates, and use ACLs where there are any.
 const SERVICES: [&str; 4] = ["kafka-secure", "cassandra-tls", "registry", "mongo"];
 
-/// Finds the services; the gateways in front of the registry are made here, the user of the database, and a document.
+/// Finds the services, and creates the gateways in front of the registry, the database user, and a document.
 pub fn find(test: &str) -> Option<(Bench, Settings)> {
     find_on(test, false)
 }
 
-/// The same while no other test runs, for one that breaks them.
+/// The same while no other test runs, for a test that breaks the services.
 pub fn find_alone(test: &str) -> Option<(Bench, Settings)> {
     find_on(test, true)
 }
@@ -103,7 +103,7 @@ fn find_on(test: &str, alone: bool) -> Option<(Bench, Settings)> {
     let text = "listener.name.ssl.ssl.client.auth=required\n\
         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
         super.users=User:ANONYMOUS\nallow.everyone.if.no.acl.found=true\n";
-    // At once: the test beside this one may be starting the brokers with it.
+    // Replaced atomically: the test beside this one may be starting the brokers with this file.
     let beside = properties.with_extension(test);
     std::fs::write(&beside, text).unwrap();
     std::fs::rename(&beside, &properties).unwrap();
@@ -135,7 +135,7 @@ fn find_on(test: &str, alone: bool) -> Option<(Bench, Settings)> {
     let (plain_mongo, _) = plain_mongo.split_once('/').unwrap();
     let plain = bench.registry.url.strip_prefix("http://").unwrap();
     let (server, path) = plain.split_once('/').unwrap();
-    // A token soon is refused, so that the next one must be fetched.
+    // Each token is refused after a few requests, so that the next one must be fetched.
     let issuer = Arc::new(Issuer {
         login: OAUTH_LOGIN.to_owned(),
         scope: "schemas".to_owned(),
@@ -192,7 +192,7 @@ fn find_on(test: &str, alone: bool) -> Option<(Bench, Settings)> {
 }
 
 impl Settings {
-    /// With another way into the brokers.
+    /// With another login to the brokers.
     pub fn kafka(mut self, kafka: Kafka) -> Settings {
         if kafka == Kafka::Certificate {
             self.brokers.clone_from(&self.mtls_brokers);
@@ -201,7 +201,7 @@ impl Settings {
         self
     }
 
-    /// With a token and a certificate for the registry.
+    /// With a token and a client certificate for the registry.
     pub fn bearer(mut self) -> Settings {
         self.registry = Registry::Bearer;
         self.registry_url.clone_from(&self.gateways[1]);
@@ -209,14 +209,14 @@ impl Settings {
         self
     }
 
-    /// With the client's certificate for MongoDB too.
+    /// With the client certificate for MongoDB, too.
     pub fn mongo_certificate(mut self) -> Settings {
         self.mongo.clone_from(&self.mtls_mongo);
         self.mongo_tls = self.database_tls.clone();
         self
     }
 
-    /// With tokens for the registry that are fetched.
+    /// With fetched tokens for the registry.
     pub fn oauth(mut self) -> Settings {
         self.registry = Registry::Oauth;
         self.registry_url.clone_from(&self.gateways[2]);
@@ -224,7 +224,7 @@ impl Settings {
         self
     }
 
-    /// A configuration file that lies over that of the pipelines; secrets are in files beside it.
+    /// Writes an overlay on the pipelines' configuration; secrets are in files beside it.
     pub fn file(&self, bench: &Bench, name: &str) -> PathBuf {
         let secret = |what: &str, value: &str| {
             let path = bench.file(&format!("{name}-{what}.secret"), &format!("{value}\n"));
@@ -280,7 +280,7 @@ impl Settings {
             },
             Registry::Bearer => self.registry_tls.clone(),
         };
-        // The driver wants both in one file.
+        // The driver needs both in one file.
         let certificate = self.mongo_tls.client.as_ref().map_or(String::new(), |(cert, key)| {
             let pem = [cert, key].map(|path| std::fs::read_to_string(path).unwrap());
             let path = bench.file(&format!("{name}-mongo.pem"), &pem.concat());

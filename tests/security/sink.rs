@@ -1,19 +1,19 @@
-//! A place for Sentry events: takes what is posted, and keeps it.
+//! An endpoint for Sentry events that accepts and keeps whatever is posted.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Listens as long as the test process lives.
+/// Listens until the test process ends.
 pub struct Sink {
-    /// The DSN that leads here.
+    /// The DSN of this endpoint.
     pub dsn: String,
     bodies: Arc<Mutex<Vec<String>>>,
 }
 
 impl Sink {
-    /// Begins to listen.
+    /// Starts to listen.
     pub fn new() -> Sink {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let dsn = format!(
@@ -26,7 +26,7 @@ impl Sink {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let into = into.clone();
                 std::thread::spawn(move || {
-                    // Until the client has no more to say: requests of one connection come one after the other.
+                    // Reads until the client is done: the requests of a connection come one after the other.
                     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
                     let mut buffer = vec![0; 64 * 1024];
                     while let Ok(read @ 1..) = stream.read(&mut buffer) {
@@ -41,7 +41,7 @@ impl Sink {
         Sink { dsn, bodies }
     }
 
-    /// What has come so far, requests with their heads.
+    /// What was posted so far, including the heads of the requests.
     pub fn taken(&self) -> String {
         self.bodies.lock().unwrap().concat()
     }

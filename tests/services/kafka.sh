@@ -120,7 +120,7 @@ num.network.threads=2
 num.io.threads=4
 log.retention.hours=24
 P
-  # Half of the defaults and less, so that tests wait no longer than they must for who has been killed: `kafka` is not.
+  # Half of the defaults or less, so that tests do not wait too long for killed brokers. `kafka` itself is never killed.
   if [ "$NAME" != kafka ]; then cat <<P
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=500

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Tools that must be installed, jars that are fetched, certificates that are made: each once, into the state folder.
+# Tools that must be installed, jars to download and certificates to make: each once, into the state folder.
 
 PASSWORD=test-password                  # of every user and key store; nothing here is a secret
 
@@ -28,7 +28,7 @@ need_jdk17() {
   find_jdk17 || die "no JDK 17 found. On Debian: apt-get install openjdk-17-jdk-headless maven; or set JAVA_HOME to a JDK 17"
 }
 
-# The Debian packages of what the named services need and this machine lacks, one a line.
+# Prints the Debian packages that the named services need and this machine lacks, one per line.
 missing_packages() { # NAME...
   local i tools='python3:python3 openssl:openssl mvn:maven' pair
   expand "$@"

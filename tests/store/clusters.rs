@@ -1,4 +1,4 @@
-//! Clusters of a test's own: one that asks for certificate and password, and one of two datacenters of which the local one is killed.
+//! Clusters of a test's own: one that requires a certificate and a password, and one of two datacenters whose local one is killed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use messina::store::{AnyStore, Consistency, Store};
 use super::own::Own;
 use super::{KEYSPACE, create_schema, items, scylla_options, string, unique};
 
-/// Speaks to a server that is busy starting, on few cores.
+/// Options with long time-outs, for a server that is busy starting on few cores.
 fn patient(nodes: &[&str]) -> ScyllaOptions {
     ScyllaOptions {
         nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
@@ -23,7 +23,7 @@ fn patient(nodes: &[&str]) -> ScyllaOptions {
     }
 }
 
-/// The whole suite once more, over TLS with a client certificate, and a password.
+/// The whole suite again, over TLS with a client certificate, and with a password.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs cassandra-tls"]
 async fn the_suite_with_client_certificate_and_password() {
@@ -76,7 +76,7 @@ async fn the_suite_with_client_certificate_and_password() {
     super::the_whole_suite(&AnyStore::Scylla(store)).await;
 }
 
-/// The local datacenter is killed: with `failover` the other one answers, without it nobody does until it is back.
+/// The local datacenter is killed: with `failover` the other one answers, without it nothing answers until it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs cassandra-2dc"]
 async fn the_local_datacenter_is_killed_with_and_without_failover() {

@@ -1,4 +1,4 @@
-//! Grouped writes on a real server: batches of one partition, each row with its own timestamp, and one bad row alone.
+//! Grouped writes on a real server: batches of one partition, a timestamp for each row, and one bad row that fails alone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{ab, items, lookup, now_us, scylla, sqlite, string, unique};
 
 const PUT: &str = "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, :a, :b)";
 
-/// Nobody waits so long: groups are sent when they are full.
+/// A linger that is never reached: groups are sent only when they are full.
 const FULL: GroupOptions = GroupOptions {
     linger: Duration::from_secs(600),
     max_rows: 10,
@@ -54,7 +54,8 @@ async fn cql_rows_of_one_partition_go_together_and_keep_their_own_timestamps() {
     assert_eq!(put.partition_key(), [0]);
     let (_, get) = items(store).await;
     let (one, two) = (string(&unique("one")), string(&unique("two")));
-    // Twenty rows of two partitions; the newest of each row comes first, so that the order of arrival decides nothing.
+    // Twenty rows of two partitions. The newest version of each row comes first, so the result must not depend on the
+    // order of arrival.
     let mut rows: Vec<(Row, i64)> = Vec::new();
     for seq in 0..5 {
         for id in [&one, &two] {
@@ -72,7 +73,7 @@ async fn cql_rows_of_one_partition_go_together_and_keep_their_own_timestamps() {
         }
     }
     assert_eq!(put.grouped().unwrap().sent(), (2, 20), "one batch for each partition");
-    // The timestamp is the row's own, as the server has it.
+    // The row has its own timestamp on the server.
     let at = lookup(
         store,
         "SELECT writetime(b) AS at FROM items WHERE id = :id AND seq = :seq",
@@ -80,7 +81,7 @@ async fn cql_rows_of_one_partition_go_together_and_keep_their_own_timestamps() {
     .await;
     let found = store.lookup(&at, &[one.clone(), Value::Int(4)]).await.unwrap().unwrap();
     assert_eq!(*found, [Value::Long(3_004)]);
-    // A null leaves what is stored, in a batch too.
+    // A null leaves the stored value unchanged, in a batch too.
     let nothing: Vec<(Row, i64)> = (0..10)
         .map(|seq| ((one.clone(), seq % 5, Value::Null, 7), 4_000))
         .collect();
@@ -99,7 +100,8 @@ async fn cql_one_bad_row_of_a_batch_fails_alone() {
     let (_, get) = items(store).await;
     let id = string(&unique("bad"));
     let mut rows: Vec<(Row, i64)> = (0..10).map(|seq| (row(&id, seq, "good", 1), 1)).collect();
-    // An empty clustering key is fine, an empty partition key is refused by the server, and no text at all by us.
+    // An empty clustering key is allowed. The server refuses an empty partition key, and the store itself a value that is
+    // not text.
     let empty: Vec<(Row, i64)> = (0..10).map(|seq| (row(&string(""), seq, "bad", 1), 1)).collect();
     rows[3].0.2 = Value::Bool(true);
     rows.push((row(&id, 99, "good", 1), 1));
@@ -122,7 +124,8 @@ async fn cql_one_bad_row_of_a_batch_fails_alone() {
         );
     }
 
-    // The life of the third row is refused by the server alone: the batch fails, and the others are written by themselves.
+    // Only the server can refuse the TTL of the third row: the batch fails, and the other rows are then written one by
+    // one.
     let options = StatementOptions {
         group: Some(FULL),
         ttl: Some(Ttl::Bound),
@@ -165,7 +168,7 @@ async fn cql_one_bad_row_of_a_batch_fails_alone() {
     );
 }
 
-/// As the rows of a batch that has failed.
+/// This is how the rows of a failed batch are written.
 #[tokio::test]
 async fn cql_a_row_that_is_to_go_alone_waits_for_no_others_and_keeps_its_timestamp() {
     let Some(fixture) = scylla().await else { return };
@@ -198,7 +201,7 @@ async fn cql_partitions_share_a_batch_only_where_that_is_declared() {
     for id in ids {
         assert_eq!(store.lookup(&get, &[id, Value::Int(1)]).await.unwrap(), ab("a", 1));
     }
-    // Updates and deletes are grouped too: their clause stands elsewhere.
+    // Updates and deletes are grouped, too, although their USING clause stands elsewhere.
     let id = string(&unique("verbs"));
     let soon = GroupOptions {
         linger: Duration::from_millis(2),

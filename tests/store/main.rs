@@ -1,7 +1,7 @@
-//! One suite for both stores: what a pipeline relies on, whichever database is behind it.
+//! One suite for both stores: what a pipeline relies on, whichever database it uses.
 //!
-//! SQLite always runs. CQL runs against the server that `SCYLLA_NODES` names (`host:port,…`); without it those tests
-//! say that they are skipped, and fail where `CI=true`, so that nothing is skipped unnoticed.
+//! SQLite always runs. CQL runs against the server named by `SCYLLA_NODES` (`host:port,…`). Without it, those tests say that they are
+//! skipped, and fail if `CI=true`, so that nothing is skipped unnoticed.
 
 #![allow(
     clippy::unwrap_used,
@@ -39,7 +39,7 @@ use many::all_rows_are_taken_page_by_page_and_no_more_than_declared;
 
 const KEYSPACE: &str = "messina_store_suite_2";
 
-/// Columns of the table `kinds`, alike in both dialects but for the quotes.
+/// Columns of the table `kinds`, identical in both dialects except for the quotes.
 const KINDS: &[(&str, &str)] = &[
     ("c_text", "text"),
     ("c_int", "int"),
@@ -79,7 +79,7 @@ impl Drop for Fixture {
     }
 }
 
-/// Names that no other test and no other run has.
+/// Makes a name unique to this test and run.
 fn unique(name: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
@@ -127,7 +127,7 @@ fn scylla_options() -> Option<ScyllaOptions> {
     Some(ScyllaOptions {
         nodes: nodes.split(',').map(str::to_owned).collect(),
         consistency: Consistency::LocalOne,
-        // Server and tests share few cores here: a slow answer is no broken connection.
+        // Server and tests share few cores here, so a slow answer does not mean a broken connection.
         keepalive_timeout: Duration::from_secs(20),
         request_timeout: Duration::from_secs(20),
         ..ScyllaOptions::default()
@@ -147,7 +147,7 @@ async fn scylla() -> Option<Fixture> {
 
 async fn create_schema(options: ScyllaOptions) {
     let store = ScyllaStore::connect(&options).await.unwrap();
-    // A list is written whole, which can be repeated where it is frozen.
+    // Lists are frozen: a frozen list is written whole, so the write can be repeated.
     let column = |(name, ty): &(&str, &str)| match ty.starts_with("list<") {
         true => format!("{name} frozen<{ty}>"),
         false => format!("{name} {ty}"),
@@ -399,7 +399,7 @@ async fn types_go_both_ways(store: &AnyStore) {
     }
 }
 
-/// Decimals in the shortest form, which is the one that comes back.
+/// Decimals in the shortest form, which is how they come back.
 fn canonical(value: Value<'static>) -> Value<'static> {
     match value {
         Value::Decimal { unscaled, scale } => {
@@ -416,7 +416,7 @@ fn canonical(value: Value<'static>) -> Value<'static> {
     }
 }
 
-/// Whether a value is one of a type: what comes back must be what was said to come back.
+/// Whether a value has this type: rows must have the types that were announced.
 fn fits(value: &Value<'_>, ty: &Type) -> bool {
     match (value, ty) {
         (Value::Null, _) => ty.is_nullable(),
@@ -567,7 +567,7 @@ async fn a_short_life_ends_nothing_of_an_older_write(store: &AnyStore) {
         values.extend(b.clone());
         store.write(&put_short, &values, at + 1).await.unwrap();
     }
-    // What an INSERT made stays a row, whatever an UPDATE does with its columns.
+    // A row made by an INSERT stays, whatever an UPDATE does to its columns.
     let old = [id.clone(), Value::Int(9), string("old"), Value::Long(1)];
     store.write(&put, &old, at).await.unwrap();
     let update = "UPDATE items SET a = :a, b = :b WHERE id = :id AND seq = :seq";
@@ -590,7 +590,7 @@ async fn a_short_life_ends_nothing_of_an_older_write(store: &AnyStore) {
 }
 
 async fn rows_expire(store: &AnyStore) {
-    // Before the write is prepared, so that a look-up learns of an expiry that came later.
+    // Prepared before the write, so this look-up has to learn of an expiry that is added later.
     let get = lookup(store, "SELECT a, b FROM items WHERE id = :id AND seq = :seq").await;
     let key = [string(&unique("ttl")), Value::Int(1)];
     assert_eq!(store.lookup(&get, &key).await.unwrap(), None);
@@ -602,7 +602,7 @@ async fn rows_expire(store: &AnyStore) {
     let put = store.prepare(cql, &options).await.unwrap();
     let values = |a: &str| [key[0].clone(), key[1].clone(), string(a), Value::Long(1)];
     store.write(&put, &values("short"), now_us()).await.unwrap();
-    // At once: of a life of two seconds CQL, which counts whole ones, may leave little more than one.
+    // At once: CQL counts whole seconds, so a TTL of two may leave little more than one.
     assert_eq!(store.lookup(&get, &key).await.unwrap(), ab("short", 1));
     let bound = StatementOptions {
         ttl: Some(Ttl::Bound),
@@ -732,7 +732,7 @@ async fn markers_and_columns_have_names_and_types(store: &AnyStore) {
         .collect();
     assert_eq!(markers, [("place", "int".to_owned()), ("who", "text".to_owned())]);
     assert_eq!((put.partition_key(), put.columns().len()), (&[1][..], 0));
-    // As the statement spells them, which a CQL server does not tell.
+    // Markers keep the statement's spelling, which a CQL server does not report.
     let get_by = lookup(store, "SELECT a FROM items WHERE id = :userId AND seq = :Place").await;
     let put_by = write(store, "INSERT INTO items (id, seq, a) VALUES (:userId, :Place, :note)").await;
     for (statement, names) in [
@@ -758,7 +758,7 @@ async fn markers_and_columns_have_names_and_types(store: &AnyStore) {
     let declared = store.prepare(part, &scan).await.unwrap();
     assert!(declared.partition_key().is_empty(), "the partition key is not bound");
     if let AnyStore::Scylla(_) = store {
-        // Every node would be asked. A key that is written out, or one of several, is a key.
+        // These would ask every node. A literal key, or several keys, do restrict the partition.
         for open in [part, "SELECT a FROM items"] {
             let error = store.prepare(open, &StatementOptions::lookup()).await.unwrap_err();
             assert!(error.message.contains("whole partition key (id)"), "{error}");
@@ -871,7 +871,7 @@ async fn all_columns_of_a_table_that_changes_are_not_mixed_up_on_cql() {
     assert_eq!((error.class, error.label), (Class::Fatal, "columns_changed"), "{error}");
 }
 
-/// What docs/operations.md says of replays.
+/// Shows what docs/operations.md says about replays.
 #[tokio::test]
 async fn what_was_deleted_by_hand_comes_back_only_where_the_table_is_emptied_on_cql() {
     let Some(fixture) = scylla().await else { return };
@@ -898,7 +898,7 @@ async fn what_was_deleted_by_hand_comes_back_only_where_the_table_is_emptied_on_
     assert_eq!(store.lookup(&get, &values[..1]).await.unwrap(), row);
 }
 
-/// Where the values of both types have one size nothing tells of it here: Cassandra does not say that columns have changed, as ScyllaDB does.
+/// If the values of both types have the same size, nothing reveals the change here: unlike ScyllaDB, Cassandra does not report that columns have changed.
 #[tokio::test]
 async fn a_column_that_becomes_of_another_type_halts_on_cql() {
     let Some(fixture) = scylla().await else { return };
@@ -906,7 +906,7 @@ async fn a_column_that_becomes_of_another_type_halts_on_cql() {
         unreachable!()
     };
     let run = |cql: String| async move { store.session().query_unpaged(cql, ()).await.unwrap() };
-    // What is found has not the four bytes of an int; what is written is no bigint, and no UTF-8.
+    // The value that is read does not have the four bytes of an int; the value that is written is neither a bigint nor UTF-8.
     for (ty, found) in [("bigint", "8"), ("text", "'eight'")] {
         let table = unique("retyped").replace('-', "_");
         run(format!("CREATE TABLE {table} (id text PRIMARY KEY, b int)")).await;
@@ -984,7 +984,7 @@ async fn the_first_row_of_many(store: &AnyStore) {
     assert_eq!(*store.lookup(&count, &[id]).await.unwrap().unwrap(), [Value::Long(3)]);
 }
 
-// What only one of the stores has.
+// Tests of only one of the stores.
 
 #[tokio::test]
 async fn cql_rows_that_are_sorted_over_several_partitions() {
@@ -997,7 +997,7 @@ async fn cql_rows_that_are_sorted_over_several_partitions() {
         store.write(&put, &values, 5).await.unwrap();
     }
     let list = [Value::List(ids.to_vec())];
-    // Of two markers Cassandra says that they are the partition key.
+    // With two markers, Cassandra reports them as the partition key.
     for (several, values) in [(":ids", &list[..]), ("(:x, :y)", &ids[..])] {
         let from = format!("FROM items WHERE id IN {several} ORDER BY seq DESC");
         let sorted = format!("SELECT a, b, seq {from}");
@@ -1007,7 +1007,7 @@ async fn cql_rows_that_are_sorted_over_several_partitions() {
         let refused = store.prepare(&sorted, &StatementOptions::lookup()).await.unwrap_err();
         assert_eq!(refused.class, Class::Permanent, "{refused}");
         assert!(refused.message.contains("add LIMIT 1"), "{refused}");
-        // A function of one row changes nothing of that.
+        // A function of a single row changes nothing about that.
         let newest = lookup(store, &format!("SELECT seq, writetime(a) AS at {from} LIMIT 1")).await;
         let found = store.lookup(&newest, values).await.unwrap().unwrap();
         assert_eq!(*found, [Value::Int(1), Value::Long(5)]);
@@ -1228,7 +1228,7 @@ async fn sqlite_hides_its_own_columns_and_uses_the_key() {
         let row = store.lookup(&get, &[string("k")]).await.unwrap().unwrap();
         assert_eq!(*row, [string("k"), Value::Int(1), string("a"), Value::Long(2)]);
     }
-    // SQLite's plan for the part of the table that has not expired is still a search by the key.
+    // SQLite still searches by key in the subquery that leaves expired rows out.
     let path = fixture.dir.as_ref().unwrap().join("store.db");
     let connection = rusqlite::Connection::open(path).unwrap();
     let plan: String = connection
@@ -1289,7 +1289,7 @@ async fn sqlite_that_is_no_database_is_fatal() {
 
 const CHILD: &str = "MESSINA_TEST_SQLITE_CHILD";
 
-/// Not a test of its own: what `sqlite_acknowledged_writes_survive_kill_9` starts and kills.
+/// Not a test of its own: the process that `sqlite_acknowledged_writes_survive_kill_9` starts and kills.
 #[tokio::test]
 async fn sqlite_child_that_writes_until_killed() {
     let Ok(path) = std::env::var(CHILD) else { return };
@@ -1305,7 +1305,7 @@ async fn sqlite_child_that_writes_until_killed() {
                     .write(&put, &[string("k"), Value::Int(seq), string("a")], 1)
                     .await
                     .unwrap();
-                // In one call, so that the line is whole.
+                // A single call, so that the line is written whole.
                 use std::io::Write as _;
                 std::io::stderr().write_all(format!("ack {seq}\n").as_bytes()).unwrap();
             }
@@ -1383,7 +1383,7 @@ async fn sqlite_full_synchronous_mode_works_too() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
-/// SQLite's names are the same in either case, and CQL's are read in lower case where they are not quoted.
+/// SQLite's names are case-insensitive; CQL reads unquoted names in lower case.
 #[tokio::test]
 async fn sqlite_finds_columns_that_are_declared_in_mixed_case() {
     let dir = std::env::temp_dir().join(unique("messina-mixed"));
@@ -1418,7 +1418,7 @@ async fn sqlite_finds_columns_that_are_declared_in_mixed_case() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
-/// The futures go to a multi-threaded runtime.
+/// The futures run on a multi-threaded runtime, so they must be `Send`.
 fn _futures_are_send(store: &AnyStore, statement: &Statement) {
     fn send<F: Future + Send>(_: F) {}
     send(store.lookup(statement, &[]));

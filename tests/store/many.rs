@@ -10,7 +10,7 @@ use messina::store::{AnyStore, Rows, Statement, StatementOptions, Store};
 
 use super::{items, lookup, scylla, string, unique};
 
-/// More than ten pages of the store's own, and more than two of the driver's.
+/// More than ten of the store's own pages, and more than two of the driver's.
 const MANY: i32 = 10_001;
 
 async fn list(store: &AnyStore, cql: &str, max: usize, truncate: bool) -> Statement {
@@ -78,7 +78,7 @@ pub async fn all_rows_are_taken_page_by_page_and_no_more_than_declared(store: &A
     assert!(matches!(all.records(), Some(Type::List(_))));
 }
 
-/// The count is the driver's own, of the requests that it sent.
+/// The driver's own count of the requests that it sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cql_ten_thousand_look_ups_of_one_absent_key_are_one_query() {
     const ASKERS: usize = 10_000;
@@ -110,9 +110,9 @@ async fn cql_ten_thousand_look_ups_of_one_absent_key_are_one_query() {
     println!("{ASKERS} look-ups: {asked} query, {} coalesced", stats.coalesced);
     println!("figure coalesced_queries {asked}");
     assert_eq!(asked, 1);
-    // Who asks after the answer has come finds it in the cache: the others have waited for it.
+    // A look-up that begins after the answer has come finds it in the cache; the others have waited for it.
     assert_eq!((stats.misses, stats.coalesced + stats.hits), (1, ASKERS as u64 - 1));
-    // Without the cache each of them asks: the count does count.
+    // Without the cache each look-up is a query, which shows that the count works.
     for _ in 0..3 {
         store.lookup(&get, &values).await.unwrap();
     }

@@ -1,6 +1,6 @@
-//! Certificates that are rotated while a session is in use, in front of the real server: a gateway of TLS that takes one client and no other.
+//! Certificates are rotated while a session is in use: a TLS gateway in front of the real server accepts exactly one client.
 //!
-//! No session can be resumed here, so that each connection shows its certificate, and the old session can never come back by itself.
+//! TLS sessions cannot be resumed here, so each connection shows its certificate, and the old session can never come back by itself.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -105,17 +105,17 @@ impl Drop for Files {
     }
 }
 
-/// What the gateway shows, and whom it takes.
+/// The certificate that the gateway shows, and the client that it accepts.
 struct Rule {
     acceptor: SslAcceptor,
     client: &'static str,
 }
 
-/// TLS in front of the server. Who is taken may change; connections that are open stay until they are broken.
+/// TLS in front of the server. The accepted client may change; open connections stay until they are broken.
 struct Gateway {
     rule: Mutex<Arc<Rule>>,
     open: Mutex<JoinSet<()>>,
-    /// The common names of the clients that were taken.
+    /// The common names of the clients that were accepted.
     taken: Mutex<Vec<&'static str>>,
     server: String,
 }
@@ -191,7 +191,7 @@ impl Gateway {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cql_certificates_that_are_rotated_are_taken_while_the_session_is_in_use() {
     let Some(options) = scylla_options() else { return };
-    // It has made the tables.
+    // Connecting creates the tables.
     drop(scylla().await);
     let first = issue("first authority", None);
     let files = Files::new();
@@ -212,7 +212,7 @@ async fn cql_certificates_that_are_rotated_are_taken_while_the_session_is_in_use
             store.keep_credentials(every, told).await;
         })
     };
-    // Not by time.
+    // The interval is too long to matter: only a notification or a failure makes it look.
     let keeping = keep(LONG * 10);
     let (put, get) = items(&store).await;
     let row = [string(&unique("rotated")), Value::Int(1), string("a"), Value::Long(1)];
@@ -225,7 +225,7 @@ async fn cql_certificates_that_are_rotated_are_taken_while_the_session_is_in_use
         }
     };
 
-    // Told so: a new session, while the connections of the old one are as good as ever. What was prepared on the old one goes on.
+    // Told to look: a new session starts while the old one's connections are still good. Statements prepared on the old one still work.
     gateway.change(rule(&first, "two"));
     files.write(&first, &issue("two", Some(&first)));
     tell.send_replace(());
@@ -235,7 +235,8 @@ async fn cql_certificates_that_are_rotated_are_taken_while_the_session_is_in_use
     .await;
     store.lookup(&get, &row[..2]).await.unwrap().unwrap();
 
-    // Nobody tells: another authority on both sides, and every connection breaks. It is waited for, and found by looking.
+    // Not told: both sides get another authority, and every connection breaks. Messina waits, reads the files again, and finds the new
+    // certificate.
     let second = issue("second authority", None);
     gateway.change(rule(&second, "three"));
     gateway.break_all();
@@ -258,7 +259,7 @@ async fn cql_certificates_that_are_rotated_are_taken_while_the_session_is_in_use
     assert!(found.is_some() && gateway.has_taken("three"));
     keeping.abort();
 
-    // Nobody tells, and no connection breaks.
+    // Not told, and no connection breaks.
     let _keeping = keep(Duration::from_secs(1));
     gateway.change(rule(&second, "four"));
     files.write(&second, &issue("four", Some(&second)));

@@ -1,9 +1,8 @@
-//! Shards, as ScyllaDB has them, against a stand-in: a proxy before the real server that announces four shards and notes which of them
-//! each request came to.
+//! Shards as in ScyllaDB, against a stand-in: a proxy in front of the real server that announces four shards and records which of them each request came to.
 //!
-//! It says in its SUPPORTED frame what ScyllaDB says there, has a port where the client's own port chooses the shard, and knows
-//! ScyllaDB's error for a rate limit, and for a question with EACH_QUORUM. It can also keep the schema from the user. Where a row belongs is computed here, from the token that the server itself gives.
-//! See <https://github.com/scylladb/scylladb/blob/master/docs/dev/protocol-extensions.md>.
+//! Its SUPPORTED frame says what ScyllaDB's says, it has a port where the client's port chooses the shard, and it knows ScyllaDB's errors for a rate limit and
+//! for a query with EACH_QUORUM. It can also hide the schema from the user. Which shard owns a row is computed here, from the token that the server itself
+//! returns. See <https://github.com/scylladb/scylladb/blob/master/docs/dev/protocol-extensions.md>.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -22,16 +21,16 @@ use tokio::task::JoinSet;
 use super::{KEYSPACE, items, lookup, scylla, scylla_options, string, unique};
 
 const SHARDS: u16 = 4;
-/// Of a token, so many high bits are left out; ScyllaDB's default.
+/// How many high bits of a token are ignored; ScyllaDB's default.
 const IGNORED_BITS: u32 = 12;
-/// ScyllaDB tells this code in its SUPPORTED frame.
+/// ScyllaDB announces this error code in its SUPPORTED frame.
 const RATE_LIMITED: i32 = 0x4321;
 const READ_TIMEOUT: i32 = 0x1200;
 
-/// CQL's codes for a lack of rights, and for what is invalid.
+/// CQL's error codes for missing rights and for invalid queries.
 const UNAUTHORIZED: i32 = 0x2100;
 const INVALID: i32 = 0x2200;
-/// CQL's number of the consistency level.
+/// CQL's number of this consistency level.
 const EACH_QUORUM: [u8; 2] = [0, 7];
 
 const ERROR: u8 = 0x00;
@@ -43,22 +42,22 @@ const BATCH: u8 = 0x0d;
 
 /// The stand-in.
 struct Shards {
-    /// Requests that execute something: shard, and body.
+    /// Requests that execute something, as (shard, body).
     requests: Mutex<Vec<(u16, Vec<u8>)>>,
     connected: Mutex<BTreeSet<u16>>,
     next: AtomicU16,
     limited: AtomicBool,
-    /// Whether the tables that tell of keyspaces are kept from the user.
+    /// Whether the tables that describe keyspaces are hidden from the user.
     hidden: AtomicBool,
-    /// So many of the next requests meet a replica that answers without data: what the driver sends again by itself.
+    /// How many of the next requests meet a replica that answers without data; the driver retries these by itself.
     timed_out: AtomicU16,
-    /// Questions that had `USING TIMEOUT`.
+    /// Number of queries with `USING TIMEOUT`.
     timeouts: AtomicU16,
     server: String,
     shard_aware_port: u16,
 }
 
-/// A request or an answer, as CQL 4 has it.
+/// A request or an answer of CQL 4.
 #[derive(Clone)]
 pub struct Frame {
     pub head: [u8; 9],
@@ -74,7 +73,7 @@ impl Frame {
         Some(Frame { head, body })
     }
 
-    /// The answer to a request that is refused.
+    /// An error as the answer to this request.
     fn error(request: &Frame, body: Vec<u8>) -> Frame {
         let mut head = request.head;
         (head[0], head[1], head[4]) = (0x84, 0, ERROR);
@@ -97,14 +96,14 @@ pub fn put_text(to: &mut Vec<u8>, text: &str) {
     to.extend(text.as_bytes());
 }
 
-/// The consistency level of a QUERY, which stands behind its text.
+/// The consistency level of a QUERY, which follows its text.
 fn level(body: &[u8]) -> [u8; 2] {
     let length = u32::from_be_bytes(body[..4].try_into().unwrap()) as usize;
     [body[4 + length], body[5 + length]]
 }
 
 impl Shards {
-    /// Starts it; the address to connect to, and what ends it.
+    /// Starts it. Returns the address to connect to, and the tasks, which end when they are dropped.
     async fn start(server: String) -> (Arc<Shards>, String, JoinSet<()>) {
         let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let aware = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -143,7 +142,7 @@ impl Shards {
         server.set_nodelay(true).unwrap();
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
-        // What the proxy answers by itself goes the way of the server's answers.
+        // The proxy's own answers go through the same writer as the server's.
         let (own, mut answers) = tokio::sync::mpsc::unbounded_channel::<Frame>();
         let to_writer = own.clone();
         let requests = async {
@@ -170,14 +169,14 @@ impl Shards {
                     let error = if self.limited.load(Ordering::Relaxed) {
                         let mut body = RATE_LIMITED.to_be_bytes().to_vec();
                         put_text(&mut body, "too many of this partition");
-                        // A write was rejected, by the coordinator.
+                        // The operation was a write, and the coordinator rejected it.
                         body.extend([1, 1]);
                         Some(body)
                     } else if self.timed_out.load(Ordering::Relaxed) > 0 {
                         self.timed_out.fetch_sub(1, Ordering::Relaxed);
                         let mut body = READ_TIMEOUT.to_be_bytes().to_vec();
                         put_text(&mut body, "a digest came, and no data");
-                        // At ONE, one replica of one answered, without data.
+                        // At ONE, one of one replica answered, without data.
                         body.extend([0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0]);
                         Some(body)
                     } else {
@@ -216,7 +215,7 @@ impl Shards {
         }
     }
 
-    /// Takes out ScyllaDB's `USING TIMEOUT`, by which the driver bounds its own questions, and which the server here does not know.
+    /// Removes ScyllaDB's `USING TIMEOUT`, with which the driver limits its own queries, because the server here does not know it.
     fn without_timeout(&self, body: &mut Vec<u8>) {
         let length = u32::from_be_bytes(body[..4].try_into().unwrap()) as usize;
         let text = std::str::from_utf8(&body[4..4 + length]).unwrap();
@@ -233,7 +232,7 @@ impl Shards {
         body.extend(rest);
     }
 
-    /// Adds to a SUPPORTED frame what ScyllaDB says there.
+    /// Adds what ScyllaDB announces to a SUPPORTED frame.
     fn announce(&self, shard: u16, body: &mut Vec<u8>) {
         self.connected.lock().unwrap().insert(shard);
         let more = [
@@ -257,7 +256,7 @@ impl Shards {
         }
     }
 
-    /// The shards that requests with these bytes in them came to, and forgets them.
+    /// The shards that got requests containing these bytes; removes those requests.
     fn taken(&self, key: &str) -> Vec<u16> {
         let holds = |body: &[u8]| body.windows(key.len()).any(|part| part == key.as_bytes());
         let mut requests = self.requests.lock().unwrap();
@@ -277,7 +276,7 @@ fn shard_of(token: i64) -> u16 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_go_to_the_shard_that_owns_their_partition() {
     let Some(options) = scylla_options() else { return };
-    // It has made the tables.
+    // Connecting creates the tables.
     let direct = scylla().await.unwrap();
     let (shards, address, _tasks) = Shards::start(options.nodes[0].clone()).await;
     let options = ScyllaOptions {
@@ -303,7 +302,7 @@ async fn requests_go_to_the_shard_that_owns_their_partition() {
     let began = Instant::now();
     let mut owners = BTreeSet::new();
     let mut right = 0;
-    // The first requests may come before there is a connection to each shard.
+    // The first requests may be sent before there is a connection to each shard.
     while right < 40 {
         assert!(
             began.elapsed() < Duration::from_secs(120),
@@ -333,7 +332,7 @@ async fn requests_go_to_the_shard_that_owns_their_partition() {
             owners.insert(owner);
             right += 1;
         } else {
-            // It may have been right by chance before.
+            // Earlier hits may have been chance.
             right = 0;
             owners.clear();
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -346,7 +345,7 @@ async fn requests_go_to_the_shard_that_owns_their_partition() {
         "the driver takes it for ScyllaDB"
     );
 
-    // ScyllaDB's own error: it passes, so the record waits.
+    // ScyllaDB's own error is temporary, so the record waits.
     shards.limited.store(true, Ordering::Relaxed);
     let error = store
         .write(
@@ -386,7 +385,7 @@ async fn requests_go_to_the_shard_that_owns_their_partition() {
     assert_eq!(scylla.driver().retries, 1, "it may have been applied");
 }
 
-/// ScyllaDB says so only when a statement is run, with each record.
+/// ScyllaDB reports this only when a statement runs, so for each record.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_up_with_a_level_that_nothing_is_read_with_is_refused_at_the_start() {
     let Some(options) = scylla_options() else { return };
@@ -415,7 +414,7 @@ async fn a_look_up_with_a_level_that_nothing_is_read_with_is_refused_at_the_star
     store.prepare(put, &write).await.unwrap();
 }
 
-/// The driver opens a session all the same, and with it nothing would be routed or checked.
+/// The driver opens a session all the same, but nothing would be routed or checked with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_tell_its_tables_is_waited_for() {
     let Some(options) = scylla_options() else { return };

@@ -1,8 +1,8 @@
-//! What options come to on the wire, seen by a proxy in front of the real server: compression, consistency, speculative execution,
-//! keepalive.
+//! What the options look like on the wire, seen by a proxy in front of the real server: compression, consistency, speculative
+//! execution, keepalive.
 //!
-//! The proxy is two nodes, on two addresses of this machine: what the server says of its neighbours is replaced. Both lead to the one
-//! server, which answers for either.
+//! The proxy plays two nodes, on two addresses of this machine, by replacing what the server says about its neighbours. Both lead to
+//! the one server, which answers for either.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,28 +24,29 @@ use super::{KEYSPACE, items, now_us, scylla, scylla_options, string, unique};
 const STARTUP: u8 = 0x01;
 const RESULT: u8 = 0x08;
 const COMPRESSED: u8 = 0x01;
-/// Kinds of results.
+/// Kinds of CQL results.
 const ROWS: i32 = 2;
 const PREPARED: i32 = 4;
-/// Of the numbers of two nodes that say they are one, driver and server make different use.
+/// Host id of the second node. It must differ from the server's own, because the driver would take two nodes with one id for one
+/// node.
 const OTHER_NODE: [u8; 16] = [0x5a; 16];
 
-/// The nodes.
+/// The two nodes.
 struct Wire {
     server: String,
-    /// Requests, by the node that they came to.
+    /// Requests, each with the node that it came to.
     requests: Mutex<Vec<(usize, Frame)>>,
-    /// The id of the question for neighbours, once it is prepared.
+    /// The id of the driver's query for neighbours, once it is prepared.
     neighbours: Mutex<Option<Vec<u8>>>,
-    /// The second node, where it is told of.
+    /// The port of both nodes.
     port: u16,
-    /// The next request that executes something of ours is never answered.
+    /// Whether the next EXECUTE request of the test is left without an answer.
     swallow: AtomicBool,
 }
 
 impl Wire {
     async fn start(server: &str) -> (Arc<Wire>, ScyllaOptions, JoinSet<()>) {
-        // Drivers expect one port on every node.
+        // Drivers expect the same port on every node.
         let (one, two) = loop {
             let one = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = one.local_addr().unwrap().port();
@@ -84,7 +85,7 @@ impl Wire {
         let server = TcpStream::connect(&self.server).await.ok()?;
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
-        // What was asked, by the number of the request.
+        // Requests without an answer yet, by their stream id.
         let asked: Mutex<HashMap<[u8; 2], Frame>> = Mutex::default();
         let requests = async {
             while let Some(frame) = Frame::read(&mut from_client).await {
@@ -141,7 +142,7 @@ impl Wire {
     fn neighbour(&self) -> Vec<u8> {
         const TEXT: u16 = 0x0d;
         let mut body = ROWS.to_be_bytes().to_vec();
-        // All columns are of one table.
+        // All columns belong to one table.
         body.extend(1i32.to_be_bytes());
         body.extend(5i32.to_be_bytes());
         put_text(&mut body, "system");
@@ -166,7 +167,7 @@ impl Wire {
         body
     }
 
-    /// The requests that hold these bytes, with the node that each came to.
+    /// The requests that contain these bytes, and the node that each came to.
     fn with(&self, bytes: &str) -> Vec<(usize, Frame)> {
         let holds = |frame: &Frame| frame.body.windows(bytes.len()).any(|part| part == bytes.as_bytes());
         let requests = self.requests.lock().unwrap();
@@ -179,7 +180,7 @@ fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend(bytes);
 }
 
-/// Consistency, page size and serial consistency of an EXECUTE request, by the protocol's own numbers.
+/// Consistency, page size and serial consistency of an EXECUTE request, as the protocol's numbers.
 fn parameters(frame: &Frame) -> (u16, Option<i32>, Option<u16>) {
     assert_eq!(frame.opcode(), EXECUTE);
     let short = |at: usize| u16::from_be_bytes([frame.body[at], frame.body[at + 1]]);
@@ -191,7 +192,7 @@ fn parameters(frame: &Frame) -> (u16, Option<i32>, Option<u16>) {
         let values = short(at);
         at += 2;
         for _ in 0..values {
-            // A null, or one that is not set, has no bytes.
+            // A null or unset value has no bytes.
             at += 4 + usize::try_from(int(at)).unwrap_or(0);
         }
     }
@@ -205,7 +206,7 @@ fn parameters(frame: &Frame) -> (u16, Option<i32>, Option<u16>) {
     (consistency, page, (flags & 0x10 != 0).then(|| short(at)))
 }
 
-/// How many values an EXECUTE request binds, and whether it has a timestamp of its own.
+/// How many values an EXECUTE request binds, and whether it carries a timestamp of its own.
 fn bound(frame: &Frame) -> (u16, bool) {
     assert_eq!(frame.opcode(), EXECUTE);
     let short = |at: usize| u16::from_be_bytes([frame.body[at], frame.body[at + 1]]);
@@ -220,7 +221,7 @@ fn row(key: &str) -> [Value<'static>; 4] {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cql_each_statement_has_its_own_consistency() {
     let Some(options) = scylla_options() else { return };
-    // It has made the tables.
+    // Connecting creates the tables.
     drop(scylla().await);
     let (wire, options, _tasks) = Wire::start(&options.nodes[0]).await;
     let store = AnyStore::Scylla(ScyllaStore::connect(&options).await.unwrap());
@@ -247,11 +248,11 @@ async fn cql_each_statement_has_its_own_consistency() {
     let writes = ScyllaStore::connect(&writes).await.unwrap();
     writes.clock().await.unwrap();
     let cql = "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, :a, :b) IF NOT EXISTS";
-    // LOCAL_ONE with LOCAL_SERIAL, as the session has it, and QUORUM with SERIAL.
+    // LOCAL_ONE with LOCAL_SERIAL, as the session has them, and QUORUM with SERIAL.
     for (options, wanted) in [(usual, (0x0a, Some(0x09))), (own, (0x04, Some(0x08)))] {
         let statement = store.prepare(cql, &options).await.unwrap();
         let key = unique("levels");
-        // A condition chooses its timestamp by itself, so that the server refuses ours; the request is all that is wanted.
+        // A conditional statement gets its timestamp from the server, which therefore refuses ours. Only the request matters here.
         let _ = store.write(&statement, &row(&key), 1).await;
         let sent = wire.with(&key);
         assert!(!sent.is_empty());
@@ -262,7 +263,7 @@ async fn cql_each_statement_has_its_own_consistency() {
     }
 }
 
-/// An aggregate is computed over pages of the driver's size.
+/// An aggregate is computed over pages of the driver's usual size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cql_of_the_first_row_and_what_functions_make_of_it_no_other_row_comes() {
     let Some(options) = scylla_options() else { return };
@@ -281,7 +282,7 @@ async fn cql_of_the_first_row_and_what_functions_make_of_it_no_other_row_comes()
     }
 }
 
-/// ScyllaDB refuses `USING TIMESTAMP` of more than three days ahead in a statement, and takes it in a request.
+/// ScyllaDB refuses `USING TIMESTAMP` more than three days ahead in a statement, but accepts it in a request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cql_a_row_of_a_group_that_goes_by_itself_has_its_timestamp_in_the_request() {
     let Some(options) = scylla_options() else { return };
@@ -375,7 +376,7 @@ async fn cql_another_node_is_asked_early_only_where_that_can_be_repeated() {
         let options = StatementOptions {
             idempotent,
             speculative_after: Some(Duration::from_millis(50)),
-            // Until then nobody but the second node can answer.
+            // Within this time only the second node can answer.
             timeout: Some(Duration::from_secs(if idempotent { 60 } else { 2 })),
             ..StatementOptions::lookup()
         };
@@ -398,7 +399,7 @@ async fn cql_another_node_is_asked_early_only_where_that_can_be_repeated() {
     }
 }
 
-/// Linux shows which timer a connection has.
+/// Linux shows which timer a connection runs.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cql_connections_have_tcp_keepalive() {
@@ -406,7 +407,7 @@ async fn cql_connections_have_tcp_keepalive() {
     drop(scylla().await);
     let (wire, options, _tasks) = Wire::start(&options.nodes[0]).await;
     let _store = ScyllaStore::connect(&options).await.unwrap();
-    // Of each connection: addresses, state (01 is established), queues, and the timer, of which 02 is keepalive's.
+    // For each connection: addresses, state (01 is established), queues, and the timer (02 is keepalive).
     let timers = || -> Vec<String> {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -417,7 +418,7 @@ async fn cql_connections_have_tcp_keepalive() {
     let began = Instant::now();
     loop {
         let timers = timers();
-        // While something is under way another timer runs.
+        // While data is in transit, another timer runs.
         if !timers.is_empty() && timers.iter().all(|timer| timer == "02") {
             break;
         }
@@ -426,7 +427,7 @@ async fn cql_connections_have_tcp_keepalive() {
     }
 }
 
-/// The database warns where a statement reads a whole table, at each execution; the log has it once.
+/// The database warns at each execution of a statement that reads a whole table; the log has the warning once.
 #[tokio::test]
 async fn cql_warnings_of_the_server_are_logged_once_for_each_statement() {
     let Some(fixture) = scylla().await else { return };
@@ -451,12 +452,12 @@ async fn cql_warnings_of_the_server_are_logged_once_for_each_statement() {
     );
 }
 
-/// What was logged.
+/// The captured log.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Keeps what this thread logs, for as long as the guard lives.
+    /// Captures what this thread logs while the guard lives.
     pub fn start() -> (Log, tracing::subscriber::DefaultGuard) {
         let log = Log::default();
         let writer = log.clone();
@@ -467,7 +468,7 @@ impl Log {
         (log, tracing::subscriber::set_default(subscriber))
     }
 
-    /// The lines that hold this text.
+    /// The lines that contain this text.
     pub fn lines(&self, text: &str) -> Vec<String> {
         let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let lines = log.lines().filter(|line| line.contains(text));

@@ -1,4 +1,4 @@
-//! Certificates that are wrong in one way each, beside the right ones that `tests/services` makes.
+//! Certificates that are each wrong in one way, beside the right ones that `tests/services` makes.
 
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,13 @@ use openssl::rsa::Rsa;
 use openssl::x509::extension::BasicConstraints;
 use openssl::x509::{X509, X509Builder, X509Name, X509NameBuilder};
 
-/// A client certificate of the test authority that has run out, with its key.
+/// An expired client certificate of the test authority, with its key.
 pub fn expired(tls: &Path, folder: &Path) -> (PathBuf, PathBuf) {
     let at = |seconds| Asn1Time::from_unix(seconds).unwrap();
     client(tls, folder, "expired", &at(1_600_000_000), &at(1_600_086_400))
 }
 
-/// Another client certificate of the test authority, good for a day, with its key.
+/// Another client certificate of the test authority, valid for a day, with its key.
 pub fn renewed(tls: &Path, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
     let in_days = |days| Asn1Time::days_from_now(days).unwrap();
     client(tls, folder, name, &in_days(0), &in_days(1))
@@ -38,7 +38,7 @@ fn client(tls: &Path, folder: &Path, name: &str, from: &Asn1Time, to: &Asn1Time)
     paths
 }
 
-/// An authority that has signed nothing here.
+/// An authority that signed none of the certificates in use.
 pub fn stranger(folder: &Path) -> PathBuf {
     let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
     let mut certificate = begun("another authority", &key);

@@ -1,4 +1,4 @@
-//! The CQL database from the outside, by the driver itself.
+//! The CQL database seen from outside, through the driver itself.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -61,18 +61,19 @@ impl Bench {
 }
 
 impl Database {
-    /// Runs a statement that answers nothing.
+    /// Runs a statement that returns no rows.
     pub fn run(&self, bench: &Bench, cql: &str) {
         self.try_run(bench, cql).unwrap();
     }
 
-    /// The same where the server may refuse.
+    /// The same for a statement that the server may refuse.
     pub fn try_run(&self, bench: &Bench, cql: &str) -> Result<(), String> {
         let answer = bench.wait(self.session.query_unpaged(cql, ()));
         answer.map(drop).map_err(|error| error.to_string())
     }
 
-    /// All rows of a statement, as all replicas have them together: one that was down gets what it missed only later.
+    /// All rows of a statement, merged from all replicas, because a replica that was down gets what it missed only
+    /// later.
     pub fn rows<R>(&self, bench: &Bench, cql: &str) -> Vec<R>
     where
         R: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
@@ -85,7 +86,7 @@ impl Database {
         })
     }
 
-    /// Rows of two columns, of which the first is unique.
+    /// Rows of two columns, the first of which is unique.
     pub fn map<K, V>(&self, bench: &Bench, cql: &str) -> HashMap<K, V>
     where
         K: Eq + Hash,

@@ -1,7 +1,7 @@
-//! A disk of its own for a node of the test's own services: small, so that a test can fill it.
+//! A disk of its own for one node of the test's own services: small, so that a test can fill it.
 //!
-//! Invariant: it is there before the service makes its data on it, and is taken away with all of that service's data at the end. What an aborted run has
-//! left, or a test that failed, is taken away before the next one that names the service.
+//! Invariant: the disk is mounted before the service creates its data on it, and is removed with all of that service's data at the end. Whatever an
+//! aborted run or a failed test left is removed before the next test that uses the service.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -11,18 +11,18 @@ use std::process::Command;
 use super::services::{Services, folder, is_instance};
 use super::skip;
 
-/// So many of the last lines of each log are shown where a test has failed.
+/// How many of the last lines of each log are shown if a test has failed.
 const SHOWN: usize = 60;
 
-/// The disk that is mounted, as long as this lives.
+/// The mounted disk; dropping it unmounts it.
 pub struct Disk {
     service: &'static str,
     data: PathBuf,
 }
 
 impl Disk {
-    /// Mounts a disk of so many MiB for the data of `instance`, and forgets what `service`, of which that is a node, had before. None, after saying
-    /// why, where this process may not mount; a failure where `CI=true`.
+    /// Mounts a disk of this size in MiB for the data of `instance`, a node of `service`, and discards all earlier data of `service`. If this process
+    /// may not mount, it prints why and returns None, or fails if `CI=true`.
     pub fn mount(test: &str, service: &'static str, instance: &str, mebibytes: u32) -> Option<Disk> {
         let data = folder().join("run").join(instance).join("data");
         clear(service, &data);
@@ -45,7 +45,7 @@ impl Disk {
         None
     }
 
-    /// Takes all that is left of it; what did so, until [`Disk::free`].
+    /// Takes all remaining space, until [`Disk::free`].
     pub fn fill(&self) {
         let mut file = std::fs::File::create(self.ballast()).unwrap();
         let full = loop {
@@ -56,7 +56,7 @@ impl Disk {
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
     }
 
-    /// Gives back what was taken.
+    /// Frees the space that [`Disk::fill`] took.
     pub fn free(&self) {
         std::fs::remove_file(self.ballast()).unwrap();
     }
@@ -65,7 +65,7 @@ impl Disk {
         self.data.join("ballast")
     }
 
-    /// Takes away what a test that failed has left of these services, for one that wants no disk: it would find them on a small one.
+    /// For a test that wants no disk: unmounts small disks that a failed test left for these services, which would otherwise run on them.
     pub fn clear_left(services: &[&str]) {
         let run = folder().join("run");
         for mount in mounts() {
@@ -92,9 +92,9 @@ fn clear(service: &str, data: &Path) {
 impl Drop for Disk {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // It would take the logs away that tell why, and a panic in here would end the tests that follow.
+            // `clear` would delete the logs that tell why, and a panic here would abort the following tests.
             show_logs(self.service);
-            // Else the service would not start for the next test that names it.
+            // Otherwise the service would not start for the next test that uses it.
             let _ = std::fs::remove_file(self.ballast());
         } else {
             clear(self.service, &self.data);
@@ -118,7 +118,7 @@ fn show_logs(service: &str) {
     }
 }
 
-/// Where anything is mounted; nowhere on a system that does not say so, for there nothing is mounted by [`Disk::mount`] either.
+/// All mount points. Empty on a system without /proc/self/mounts, because [`Disk::mount`] mounts nothing there either.
 fn mounts() -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     mounts

@@ -1,10 +1,10 @@
-//! What a test measured, for `benches/figures faults`: one line of JSON for each test, printed, and appended to `$MESSINA_FIGURES`.
+//! What a test measured, for `benches/figures faults`: one line of JSON per test, printed and appended to `$MESSINA_FIGURES`.
 
 use std::io::Write;
 
 use serde_json::{Value, json};
 
-/// Notes the figures of a test.
+/// Records the figures of a test.
 pub fn note(test: &str, figures: &Value) {
     let line = json!({"test": test, "long": super::is_long(), "figures": figures});
     println!("figures: {line}");

@@ -1,8 +1,8 @@
-//! Whether what is committed is finished, seen from outside: the records of the three pipelines below a committed offset must be in the
+//! Checks from outside that whatever is committed is finished: the records of the three pipelines below a committed offset must be in the
 //! output or among the dead letters.
 //!
-//! It reads on from where it was, so that it can be asked after each of many kills. Records are known by the number in their id
-//! (`tests/tools/pool.py`), found in the bytes without decoding them.
+//! Each check continues reading where the last one stopped, so it can run after each of many kills. Records are identified by the number
+//! in their id (`tests/tools/pool.py`), which is found in the bytes without decoding them.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::three::PIPELINES;
 use super::{Bench, LONG};
 
-/// First characters of the ids of a pipeline, with the seed 1: `tests/tools/pipelines.py` has the tags, `pool.py` the rest.
+/// The first characters of each pipeline's ids, with seed 1: `tests/tools/pipelines.py` defines the tags, `pool.py` the rest.
 const IDS: [&str; 3] = [
     "6e617601-0000-4e2e-8000-",
     "6f726401-0000-4e2e-8000-",
     "72656101-0000-4e2e-8000-",
 ];
-/// Topics of a pipeline, beside its input: where its records can end.
+/// Suffixes of the topics, beside the input, where a pipeline's records can end.
 const ENDS: [&str; 2] = ["-enriched", "-dead-letters"];
 
 /// What has been read so far.
@@ -37,7 +37,7 @@ pub struct Finished<'b> {
 }
 
 impl<'b> Finished<'b> {
-    /// Nothing has been read.
+    /// Starts with nothing read.
     pub fn new(bench: &'b Bench) -> Finished<'b> {
         let mut config = ClientConfig::new();
         config
@@ -53,8 +53,8 @@ impl<'b> Finished<'b> {
         }
     }
 
-    /// What the groups have committed, by pipeline and partition. To be asked before [`Finished::open`]: what ends between the two is
-    /// the only thing that could excuse a commit that came too early.
+    /// What the groups have committed, by pipeline and partition. Call it before [`Finished::open`]: a record that ends between the two
+    /// calls is the only case in which an early commit is not noticed.
     pub fn committed(&self) -> Vec<Vec<i64>> {
         let ask = |p: &&str| {
             let group = self.bench.name(&format!("{p}-enrichment"));
@@ -63,8 +63,8 @@ impl<'b> Finished<'b> {
         PIPELINES.iter().map(ask).collect()
     }
 
-    /// Records below these offsets that have not ended: neither published nor dead letters, or without a row in `rows` where that is given
-    /// (by pipeline, the numbers that have one).
+    /// Counts the records below these offsets that have not ended: they were neither published nor dead-lettered, or, if `rows` is given,
+    /// have no row (`rows` holds, by pipeline, the numbers that have one).
     pub fn open(&mut self, committed: &[Vec<i64>], rows: Option<&[HashSet<u64>]>) -> usize {
         self.read_on();
         let mut count = 0;
@@ -108,7 +108,7 @@ impl<'b> Finished<'b> {
             };
             let message = message.unwrap();
             let place = (message.topic().to_owned(), message.partition());
-            // What was written meanwhile is for the next time.
+            // Records written since then are left for the next call.
             let Some(end) = open.get(&place).copied() else { continue };
             let (offset, value) = (message.offset(), message.payload().map(<[u8]>::to_vec));
             drop(message);

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use super::Bench;
 use super::numbers::{Numbers, Output, duplicates};
 
-/// What was found; what must not be has failed before.
+/// The result of the checks. A violated promise has failed the test before.
 #[derive(Debug, Clone, Copy)]
 pub struct Judgement {
     /// Records sent.
     pub sent: i64,
-    /// Records that came out more than once, each further time counted.
+    /// Records that came out more than once; every repetition counts.
     pub duplicated: usize,
 }
 
@@ -26,8 +26,8 @@ impl Judgement {
     }
 }
 
-/// Output, order, rows and dead letters of a pipeline that has processed `sent` good records. The rows are compared with the input
-/// topic: one for each record, with the key and the offset that the record has there.
+/// Checks output, order, rows and dead letters of a pipeline that has processed `sent` good records. The rows are compared with
+/// the input topic: one per record, with the record's key and offset.
 pub fn judge(bench: &Bench, numbers: &Numbers<'_>, pipeline: &str, sent: i64) -> Judgement {
     let letters: i64 = bench
         .kafka
@@ -39,7 +39,7 @@ pub fn judge(bench: &Bench, numbers: &Numbers<'_>, pipeline: &str, sent: i64) ->
     judge_good(bench, numbers, pipeline, sent)
 }
 
-/// The same where there were bad records, whose dead letters the test judges.
+/// The same if there were bad records, whose dead letters the test checks itself.
 pub fn judge_good(bench: &Bench, numbers: &Numbers<'_>, pipeline: &str, sent: i64) -> Judgement {
     let outputs = numbers.outputs(pipeline);
     let duplicated = duplicates(&outputs, sent);
@@ -49,7 +49,7 @@ pub fn judge_good(bench: &Bench, numbers: &Numbers<'_>, pipeline: &str, sent: i6
     Judgement { sent, duplicated }
 }
 
-/// How often the first appearance of a record comes after that of a later one of its key.
+/// How often a record first appears after a later record of its key.
 pub fn out_of_order(outputs: &[Output]) -> usize {
     let (mut seen, mut last) = (HashSet::new(), HashMap::<&str, i64>::new());
     let mut count = 0;

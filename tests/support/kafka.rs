@@ -1,4 +1,4 @@
-//! Kafka from the outside: topics, what they hold, and what groups have committed.
+//! Kafka seen from outside: topics, their contents, and what groups have committed.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
@@ -17,11 +17,11 @@ use super::{Bench, LONG, until};
 
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(20);
-/// Silence while a topic is read that means that something is wrong.
+/// How long a topic may give nothing while it is read; longer means that something is wrong.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long a partition that is said to be at its end is listened to all the same.
+/// How long to go on listening to a partition after it has reported its end.
 const AT_END: Duration = Duration::from_secs(1);
-/// What one record may weigh, in bytes: a value of 10 MB with room around it.
+/// The largest record that is allowed, in bytes: a value of 10 MB with some room.
 pub const BIGGEST: &str = "16777216";
 
 /// The broker.
@@ -29,13 +29,13 @@ pub struct Kafka {
     /// Bootstrap servers.
     pub brokers: String,
     admin: AdminClient<DefaultClientContext>,
-    /// For single records: a new one takes half a second.
+    /// For single records: creating a producer takes half a second.
     sender: OnceLock<BaseProducer>,
-    /// One consumer per group, which never subscribes: it asks for offsets.
+    /// One consumer per group. It never subscribes; it only asks for offsets.
     groups: Mutex<HashMap<String, BaseConsumer>>,
 }
 
-/// A record, copied out.
+/// A record, copied out of librdkafka's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its partition.
@@ -59,7 +59,7 @@ impl Record {
         std::str::from_utf8(value).ok()
     }
 
-    /// Its key and headers, for people.
+    /// Its key and headers, readable.
     pub fn about(&self) -> String {
         let headers = self
             .headers
@@ -74,7 +74,7 @@ impl Record {
     }
 }
 
-/// What the brokers answer, in the end: a leader or coordinator that has just moved is asked again.
+/// Repeats the request until brokers answer: a leader or coordinator that has just moved needs another attempt.
 fn patiently<T>(what: &str, ask: impl Fn() -> KafkaResult<T>) -> T {
     let began = Instant::now();
     loop {
@@ -98,13 +98,13 @@ impl Kafka {
         }
     }
 
-    /// A producer that keeps order, takes large values, and makes small batches, so that a fetch can be small too.
+    /// A producer that keeps order and takes large values. Its batches are small so that a fetch can be small, too.
     pub fn producer(&self) -> BaseProducer {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
             .set("enable.idempotence", "true")
-            // What a flush has seen off is there: nothing is given up meanwhile.
+            // After a flush everything must be delivered, so no record may time out meanwhile.
             .set("message.timeout.ms", "0");
         config
             .set("message.max.bytes", BIGGEST)
@@ -116,19 +116,19 @@ impl Kafka {
         config.create().unwrap()
     }
 
-    /// Sends one record and waits until it is there.
+    /// Sends one record and waits until it is delivered.
     pub fn send(&self, record: BaseRecord<'_, [u8], [u8]>) {
         let sender = self.sender.get_or_init(|| self.producer());
         sender.send(record).map_err(|(error, _)| error).unwrap();
         let began = Instant::now();
-        // A flush looks every tenth of a second.
+        // A flush checks only every tenth of a second.
         while sender.in_flight_count() > 0 {
             assert!(began.elapsed() < REQUEST, "a record is not there after {REQUEST:?}");
             sender.poll(Duration::from_millis(1));
         }
     }
 
-    /// Makes topics of this many partitions and the brokers' own replication, which take large records, and waits until they have leaders.
+    /// Creates topics with this many partitions, the brokers' default replication and room for large records, and waits until they have leaders.
     pub fn create(&self, bench: &Bench, topics: &[&str], partitions: i32) {
         let new: Vec<_> = topics
             .iter()
@@ -145,7 +145,7 @@ impl Kafka {
         });
     }
 
-    /// Makes a topic of one partition that these brokers keep, the first as its leader, and waits until it has one.
+    /// Creates a topic of one partition on these brokers, the first as leader, and waits until it has one.
     pub fn create_on(&self, bench: &Bench, topic: &str, brokers: &[i32], properties: &[(&str, &str)]) {
         let assignment = [brokers];
         let new = properties.iter().fold(
@@ -168,7 +168,7 @@ impl Kafka {
         self.configure_all(bench, topic, &[(name, value)]);
     }
 
-    /// The same for several of them.
+    /// The same for several properties.
     pub fn configure_all(&self, bench: &Bench, topic: &str, properties: &[(&str, &str)]) {
         let unset = AlterConfig::new(ResourceSpecifier::Topic(topic));
         let change = properties
@@ -182,18 +182,18 @@ impl Kafka {
         }
     }
 
-    /// The topics whose names begin so. One that is asked for by name, the brokers would make.
+    /// Topics with this prefix. Lists all topics, because brokers would create a topic that is asked for by name.
     pub fn topics(&self, prefix: &str) -> Vec<String> {
         let metadata = patiently("all topics", || self.admin.inner().fetch_metadata(None, REQUEST));
         let names = metadata.topics().iter().map(|t| t.name().to_owned());
         names.filter(|name| name.starts_with(prefix)).collect()
     }
 
-    /// Deletes the topics whose names begin so.
+    /// Deletes topics with this prefix.
     pub fn delete_all(&self, bench: &Bench, prefix: &str) {
         let topics = self.topics(prefix);
         let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        // What stays is in nobody's way: names are unique.
+        // What could not be deleted does no harm: names are unique.
         let _ = bench.wait(self.admin.delete_topics(&topics, &AdminOptions::new()));
     }
 
@@ -219,7 +219,7 @@ impl Kafka {
         ask(consumer)
     }
 
-    /// First offset and end of each partition.
+    /// First offset and end offset of each partition.
     pub fn ends(&self, topic: &str) -> Vec<(i64, i64)> {
         let partitions = self.partitions(topic);
         self.with_group("test-tools", |c| {
@@ -229,7 +229,7 @@ impl Kafka {
         })
     }
 
-    /// What the group has committed of each partition; 0 where nothing.
+    /// The group's committed offset of each partition; 0 if it has none.
     pub fn committed(&self, group: &str, topic: &str) -> Vec<i64> {
         let partitions = self.partitions(topic);
         let mut list = TopicPartitionList::new();
@@ -265,12 +265,12 @@ impl Kafka {
         }
     }
 
-    /// How many members the group has.
+    /// Number of members of the group.
     pub fn members(&self, group: &str) -> usize {
         self.member_ids(group).len()
     }
 
-    /// The ids that the coordinator has given to the members of the group, in order: one that was put out gets another when it comes back.
+    /// The member ids that the coordinator assigned, in order: a member that was removed gets a new one when it rejoins.
     pub fn member_ids(&self, group: &str) -> Vec<String> {
         let list = self.with_group("test-tools", |c| {
             patiently("the members of a group", || c.fetch_group_list(Some(group), REQUEST))
@@ -281,19 +281,19 @@ impl Kafka {
         ids
     }
 
-    /// Records committed by the group, and records there are. Partitions must begin at 0.
+    /// Number of records that the group has committed, and number of records in the topic. Partitions must begin at 0.
     pub fn progress(&self, group: &str, topic: &str) -> (u64, u64) {
         let committed: i64 = self.committed(group, topic).iter().sum();
         let there: i64 = self.ends(topic).iter().map(|(_, end)| end).sum();
         (committed as u64, there as u64)
     }
 
-    /// All records of a topic that are committed, up to where it ends now, partition by partition in order.
+    /// All committed records of a topic up to its current end, partition by partition, in order.
     pub fn read(&self, topic: &str) -> Vec<Record> {
         self.read_isolated(topic, "read_committed")
     }
 
-    /// The same, with what was aborted.
+    /// The same, aborted records included.
     pub fn read_uncommitted(&self, topic: &str) -> Vec<Record> {
         self.read_isolated(topic, "read_uncommitted")
     }
@@ -319,8 +319,8 @@ impl Kafka {
         let mut records = Vec::new();
         let mut heard = Instant::now();
         let mut trouble = None;
-        // Behind the last record there may be the markers of transactions, so that its offset is not the end's. But who leads a partition since a moment
-        // ago may not know yet how far it goes: what such a one calls the end is none if more comes.
+        // Transaction markers may follow the last record, so its offset does not show that the end is reached. A new leader may not know yet how far its
+        // partition goes, so a reported end does not count if more records follow within `AT_END`.
         let mut ended: HashMap<i32, Instant> = HashMap::new();
         while !open.is_empty() {
             open.retain(|partition, _| ended.get(partition).is_none_or(|since| since.elapsed() < AT_END));
@@ -338,7 +338,7 @@ impl Kafka {
                     ended.insert(partition, Instant::now());
                     continue;
                 }
-                // A connection to a broker that was just killed breaks; librdkafka makes another, and goes on where it was.
+                // A connection to a broker that was just killed breaks; librdkafka opens another one and continues where it was.
                 Err(error) => {
                     trouble = Some(error);
                     continue;

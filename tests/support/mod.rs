@@ -1,8 +1,8 @@
-//! What the end-to-end tests share: the real services, the real binary, and waits that have a deadline.
+//! What the end-to-end tests share: the real services, the real binary, and waits with a deadline.
 //!
-//! Why: each test drives `messina` as an operator would, as a process with a configuration file, and judges it by what Kafka
-//! and the database hold afterwards. Invariants: names (topics, groups, keyspaces) are unique to one test run; every process
-//! that is started ends with its owner; every wait says what it waits for and ends with the process's last log lines.
+//! Why: each test runs `messina` as an operator would, as a process with a configuration file, and judges it by what Kafka and the database hold
+//! afterwards. Invariants: names (topics, groups, keyspaces) are unique to one test run; every process that is started ends with its owner; every wait
+//! names what it waits for, and a failed one shows the process's last log lines.
 
 pub mod certificates;
 pub mod database;
@@ -36,18 +36,18 @@ use services::Services;
 
 /// Nothing in these tests takes this long unless it hangs.
 pub const LONG: Duration = Duration::from_secs(300);
-/// Between two looks at a condition: the least, and the most. One that takes long, as questions to Kafka do, is not had again so soon: the tests share
-/// the cores with what they look at.
+/// The shortest and longest pause between two checks of a condition. A slow check, such as a request to Kafka, is followed by a longer pause, because
+/// the tests share the cores with what they check.
 const LOOK: Duration = Duration::from_millis(20);
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
 
-/// The tests share two cores. Most wait for the most part and go side by side, so many at a time; one that breaks services, or looks at time, memory or
-/// cost under load, is alone, for the load of another would be a disturbance.
+/// How many tests run side by side. They share two cores, and most of them mostly wait. A test that breaks services, or measures time, memory or cost
+/// under load, runs alone, because the load of another test would disturb it.
 const SIDE_BY_SIDE: u32 = 2;
 static TAKEN: Mutex<u32> = Mutex::new(0);
 static GIVEN_BACK: Condvar = Condvar::new();
 
-/// The places of a test among those; it goes before the next test may begin.
+/// The places that a test occupies among those. Dropped before the next test may begin.
 struct Turn(u32);
 
 impl Turn {
@@ -67,10 +67,10 @@ impl Drop for Turn {
     }
 }
 
-/// Distinguishes tests that begin in one moment.
+/// Distinguishes tests that begin at the same moment.
 static BENCHES: AtomicU16 = AtomicU16::new(0);
 
-/// The real services, a folder and a prefix that nobody else has.
+/// The real services, and a folder and name prefix of the test's own.
 pub struct Bench {
     /// The broker.
     pub kafka: Kafka,
@@ -80,15 +80,15 @@ pub struct Bench {
     pub nodes: Vec<String>,
     /// A Python that has `tests/tools/requirements.txt`.
     pub python: PathBuf,
-    /// Begins the names of topics, subjects and groups; ends with a hyphen.
+    /// Prefix of the names of topics, subjects and groups; ends with a hyphen.
     pub prefix: String,
     /// A keyspace of the test's own.
     pub keyspace: String,
-    /// Datacenters with a replica of it.
+    /// Datacenters with a replica of the keyspace.
     pub datacenters: &'static [&'static str],
     /// For configuration files.
     pub folder: PathBuf,
-    /// Goes before the next test may begin.
+    /// Must be dropped before `_turn`, which lets the next test begin.
     disk: Option<Disk>,
     own: Option<Services>,
     runtime: tokio::runtime::Runtime,
@@ -96,23 +96,23 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// The services as the environment names them. None, after saying why, where they are absent; a failure where `CI=true`.
+    /// Finds the services by the environment. If they are absent, prints why and returns None, or fails if `CI=true`.
     pub fn find(test: &str) -> Option<Bench> {
         Bench::find_on(test, false, &[], &[], None)
     }
 
-    /// The same while no other test runs.
+    /// The same, while no other test runs.
     pub fn find_alone(test: &str) -> Option<Bench> {
         Bench::find_on(test, true, &[], &[], None)
     }
 
-    /// The same with services of the test's own in place of the shared ones: it may break them.
+    /// The same, with services of the test's own in place of the shared ones, so that it may break them. Runs alone.
     pub fn find_with(test: &str, own: &[&str], settings: &[(&str, &str)]) -> Option<Bench> {
         Bench::find_on(test, true, own, settings, None)
     }
 
-    /// The same for a test that breaks none of them, beside others that are so, or that have the shared ones. All of these name the same services, for a
-    /// test stops those that it does not name.
+    /// The same for a test that breaks none of its own services. It may run beside other such tests and beside tests of the shared services. All tests
+    /// that use this function must name the same services, because a test stops those that it does not name.
     pub fn find_beside(test: &str, own: &'static [&'static str], settings: &[(&str, &str)]) -> Option<Bench> {
         static NAMED: OnceLock<&[&str]> = OnceLock::new();
         assert_eq!(
@@ -123,7 +123,7 @@ impl Bench {
         Bench::find_on(test, false, own, settings, None)
     }
 
-    /// The same alone, with one of them on a small disk: the service, its instance, and MiB.
+    /// The same, alone, with one of the services on a small disk: the service, its instance, and the size in MiB.
     pub fn find_with_disk(test: &str, disk: (&'static str, &str, u32), settings: &[(&str, &str)]) -> Option<Bench> {
         Bench::find_on(test, true, &[disk.0], settings, Some(disk))
     }
@@ -162,7 +162,7 @@ impl Bench {
                 .variable("KAFKA_SECURE_BROKERS")
                 .and_then(|b| b.rsplit(':').next()?.parse::<u16>().ok())
             {
-                // Its listener for those who administer it.
+                // The listener for administrators.
                 brokers = format!("127.0.0.1:{}", port + 100);
             }
             replace(&["REGISTRY_URL"], &mut registry);
@@ -227,7 +227,7 @@ impl Bench {
         path
     }
 
-    /// Removes what the test made in the services. A test that failed leaves it for whoever looks into it.
+    /// Removes what the test created in the services. A test that failed leaves it for inspection.
     pub fn clean(self) {
         self.kafka.delete_all(&self, &self.prefix);
         self.drop_keyspaces();
@@ -235,7 +235,7 @@ impl Bench {
     }
 }
 
-/// Says that a test did not run: printed, and noted in the file that `./test` counts.
+/// Reports that a test did not run: prints it, and appends it to the file that `./test` counts.
 fn skip(test: &str, why: &str) {
     assert!(
         std::env::var("CI").as_deref() != Ok("true"),
@@ -252,17 +252,17 @@ fn skip(test: &str, why: &str) {
     }
 }
 
-/// Whether the long forms were asked for.
+/// Whether the long forms of tests are wanted.
 pub fn is_long() -> bool {
     std::env::var("MESSINA_TEST_LONG").is_ok_and(|value| !value.is_empty())
 }
 
-/// Looks until `probe` has an answer. A deadline that passes, or a process that has ended, is a failure with its last lines.
+/// Polls until `probe` has an answer. Fails with the last log lines if the deadline passes or a process has ended.
 pub fn until<T>(what: &str, limit: Duration, processes: &[&Messina], probe: impl FnMut() -> Option<T>) -> T {
     until_told(&|| what.to_owned(), limit, processes, probe)
 }
 
-/// The same where what was waited for in vain is told with what was seen last.
+/// The same, with a description that is made at the time of failure and so can include the last observation.
 pub fn until_told<T>(
     what: &dyn Fn() -> String,
     limit: Duration,

@@ -1,8 +1,8 @@
 //! A stream of small numbered records, for tests that look at order, duplicates and offsets record by record.
 //!
-//! Record `seq` belongs to one of few keys, so that many records of a key are in flight at once. Input is encoded here, byte by
-//! byte; output is decoded by apache-avro with the schema that the registry has. The output says which input record it came
-//! from, so that what was published can be held against what was committed.
+//! Record `seq` belongs to one of a few keys, so that many records of a key are in flight at once. The input is encoded here, byte by byte; the
+//! output is decoded by apache-avro with the schema from the registry. The output names the input record that it came from, so that what was
+//! published can be compared with what was committed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -23,10 +23,10 @@ use super::{Bench, LONG, until_told};
 
 const SCHEMA: &str = r#"{"type": "record", "name": "Number", "namespace": "com.acme.test", "fields": [
     {"name": "seq", "type": "long"}, {"name": "who", "type": "string"}]}"#;
-/// A later version of it.
+/// A later version of the schema.
 const EVOLVED: &str = r#"{"type": "record", "name": "Number", "namespace": "com.acme.test", "fields": [
     {"name": "seq", "type": "long"}, {"name": "who", "type": "string"}, {"name": "extra", "type": "long", "default": 0}]}"#;
-/// Tables of the pipelines here: every second key has a row in `people`.
+/// Tables of the pipelines here; `people` has a row for every second key.
 const TABLES: [(&str, &str); 2] = [
     ("people", "who text PRIMARY KEY, number bigint"),
     ("numbers", "seq bigint PRIMARY KEY, who text, place bigint"),
@@ -37,7 +37,7 @@ const KEYS: u64 = 64;
 /// `max_in_flight` of each pipeline.
 pub const MAX_IN_FLIGHT: u64 = 512;
 
-/// So little is fetched of a partition at a time, in bytes, that what is in flight belongs to many of them.
+/// Bytes fetched per partition at a time: so few that the records in flight come from many fetches.
 const FETCH_BYTES: u32 = 4096;
 
 /// A pipeline over the numbers.
@@ -52,12 +52,12 @@ pub struct Pipeline<'a> {
     pub writes: bool,
 }
 
-/// The stream of one test: its topic is `numbers`.
+/// The stream of one test; its topic is `numbers`.
 pub struct Numbers<'b> {
     bench: &'b Bench,
     /// The input topic.
     pub topic: String,
-    /// Of its schema, in the registry.
+    /// The schema's id in the registry.
     pub schema_id: u32,
     /// The version with one more field, once it is registered.
     evolved: Cell<Option<u32>>,
@@ -72,9 +72,9 @@ pub struct Output {
     pub who: String,
     /// What the look-up found.
     pub number: Option<i64>,
-    /// Partition and offset of the input.
+    /// Partition and offset of the input record.
     pub place: (i32, i64),
-    /// Partition and offset of the output.
+    /// Partition and offset of the output record.
     pub at: (i32, i64),
 }
 
@@ -83,7 +83,7 @@ pub fn who(seq: i64) -> String {
     format!("k{:02}", key_number(seq))
 }
 
-/// Unrelated keys for neighbouring records (multiplication by 2^64 divided by the golden ratio).
+/// Spreads neighbouring records over unrelated keys (multiplication by 2^64 divided by the golden ratio).
 fn key_number(seq: i64) -> u64 {
     (seq.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % KEYS
 }
@@ -95,7 +95,7 @@ pub fn number(seq: i64) -> Option<i64> {
 }
 
 impl<'b> Numbers<'b> {
-    /// Makes topics, tables and the schema.
+    /// Creates topics, tables and the schema.
     pub fn new(bench: &'b Bench, partitions: i32, pipelines: &[Pipeline<'_>]) -> Numbers<'b> {
         let topic = bench.name("numbers");
         let outputs = pipelines
@@ -128,7 +128,7 @@ impl<'b> Numbers<'b> {
         }
     }
 
-    /// A second input topic, of the same schema.
+    /// A second input topic with the same schema.
     pub fn another(&self, name: &str, partitions: i32) -> Numbers<'b> {
         let topic = self.bench.name(name);
         self.bench.kafka.create(self.bench, &[&topic], partitions);
@@ -144,7 +144,7 @@ impl<'b> Numbers<'b> {
         }
     }
 
-    /// Goes on with another topic, of one partition that these brokers keep.
+    /// Switches to another topic, of one partition on these brokers.
     pub fn kept_by(&mut self, brokers: &[i32], properties: &[(&str, &str)]) {
         self.topic = self.bench.name("kept-numbers");
         self.bench.kafka.create_on(self.bench, &self.topic, brokers, properties);
@@ -152,14 +152,14 @@ impl<'b> Numbers<'b> {
         self.schema_id = self.bench.registry.register(self.bench, &subject, SCHEMA);
     }
 
-    /// Registers a later version of the schema, which every third record from now on has.
+    /// Registers a later version of the schema, which every third record uses from now on.
     pub fn evolve(&self) {
         let subject = format!("{}-value", self.topic);
         self.evolved
             .set(Some(self.bench.registry.register(self.bench, &subject, EVOLVED)));
     }
 
-    /// Writes records whose values can never be read, and waits until they are there.
+    /// Writes records whose values can never be decoded, and waits until they are delivered.
     pub fn send_bad(&self, count: i64) {
         let producer = self.bench.kafka.producer();
         for number in 0..count {
@@ -174,7 +174,8 @@ impl<'b> Numbers<'b> {
         self.bench.name(&format!("{pipeline}-group"))
     }
 
-    /// Waits until a pipeline has committed so many records. A failure tells how far it came in each partition, and where that begins and ends.
+    /// Waits until a pipeline has committed this many records. A failure shows how far it came in each partition, and where that begins and
+    /// ends.
     pub fn committed(&self, pipeline: &str, records: i64, processes: &[&Messina]) {
         let (kafka, group) = (&self.bench.kafka, self.group(pipeline));
         let seen = RefCell::new((Vec::new(), Vec::new()));
@@ -193,7 +194,7 @@ impl<'b> Numbers<'b> {
         });
     }
 
-    /// The configuration of these pipelines in one process.
+    /// The configuration that runs these pipelines in one process.
     pub fn config(&self, shutdown_timeout: Duration, pipelines: &[Pipeline<'_>]) -> [PathBuf; 2] {
         let mut text = format!(
             "shutdown_timeout = \"{}s\"\n[registry]\nregister = true\n",
@@ -232,12 +233,12 @@ impl<'b> Numbers<'b> {
         [("numbers.toml", text), ("local.toml", local)].map(|(name, text)| self.bench.file(name, &text))
     }
 
-    /// Begins to write records, `rate` a second, up to `count` of them.
+    /// Starts writing records, `rate` per second, up to `count` of them.
     pub fn load(&self, rate: i64, count: i64) -> Load {
         self.load_from(0, rate, count)
     }
 
-    /// The same for the records from `first` on: the count includes those before.
+    /// The same, starting at record `first`; `count` includes those before it.
     pub fn load_from(&self, first: i64, rate: i64, count: i64) -> Load {
         let (producer, topic) = (self.bench.kafka.producer(), self.topic.clone());
         let ids = (self.schema_id, self.evolved.get());
@@ -254,7 +255,7 @@ impl<'b> Numbers<'b> {
                 }
                 producer.poll(Duration::from_millis(2));
             }
-            // After an outage a leader may wait for a replica, and again.
+            // After an outage, a leader may have to wait for a replica, more than once.
             if let Err(error) = producer.flush(LONG) {
                 let open = producer.in_flight_count();
                 panic!("{open} of {sent} records are not there after {LONG:?}: {error}");
@@ -267,12 +268,12 @@ impl<'b> Numbers<'b> {
         }
     }
 
-    /// The value of a record with another key than its own.
+    /// The value of a record with a key of the caller's choice.
     pub fn record(&self, seq: i64, who: &str) -> Vec<u8> {
         framed(self.schema_id, seq, who)
     }
 
-    /// Writes records as fast as they go.
+    /// Writes records as fast as possible.
     pub fn fill(&self, count: i64) {
         assert_eq!(self.load(1_000_000, count).wait(), count);
     }
@@ -365,7 +366,7 @@ fn long(value: &Value) -> Option<i64> {
     }
 }
 
-/// Avro's zigzag varint, at the start of these bytes.
+/// Reads Avro's zigzag varint at the start of these bytes.
 fn get_long(from: &[u8]) -> i64 {
     let mut raw = 0_u64;
     for (shift, byte) in (0..).step_by(7).zip(from) {
@@ -377,7 +378,7 @@ fn get_long(from: &[u8]) -> i64 {
     (raw >> 1).cast_signed() ^ -(raw & 1).cast_signed()
 }
 
-/// Avro's zigzag varint.
+/// Writes Avro's zigzag varint.
 fn put_long(number: i64, into: &mut Vec<u8>) {
     let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
     while rest >= 0x80 {
@@ -416,20 +417,20 @@ fn framed(schema_id: u32, seq: i64, who: &str) -> Vec<u8> {
     value
 }
 
-/// Records on their way into the topic.
+/// A background load that writes records into the topic.
 pub struct Load {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<i64>>,
 }
 
 impl Load {
-    /// Stops; how many records there are.
+    /// Stops it, and returns how many records there are.
     pub fn stop(self) -> i64 {
         self.stop.store(true, Ordering::Relaxed);
         self.wait()
     }
 
-    /// Waits until all are written; how many there are.
+    /// Waits until all are written, and returns how many there are.
     pub fn wait(mut self) -> i64 {
         self.thread.take().unwrap().join().unwrap()
     }
@@ -439,13 +440,13 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A panic there has been printed.
+            // A panic of the thread has been printed already.
             let _ = thread.join();
         }
     }
 }
 
-/// Fails where a record of `0..sent` is missing or wrong in the outputs; how many come more than once.
+/// Fails if a record of `0..sent` is missing or wrong in the outputs; returns how many repetitions there are.
 pub fn duplicates(outputs: &[Output], sent: i64) -> usize {
     let mut times = BTreeMap::new();
     for output in outputs {

@@ -1,13 +1,13 @@
-//! A service of a test's own, which it may kill, on ports of its own. Jars and certificates are those of the usual state folder.
+//! A service of a test's own, which it may kill, on its own ports. Jars and certificates are those of the usual state folder.
 //!
-//! Invariant: what was started ends with its [`Own`], and its folder with it. Its ports are always the same, so what a run has left that was killed
-//! is stopped before the next start; a test that failed leaves its logs until then.
+//! Invariant: what was started ends with its [`Own`], and so does its folder. The ports never change, so whatever a killed run left is stopped
+//! before the next start; a failed test leaves its logs until then.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// A service that runs.
+/// A running service.
 pub struct Own {
     state: PathBuf,
     service: &'static str,
@@ -15,7 +15,7 @@ pub struct Own {
 }
 
 impl Own {
-    /// Starts `service` with these options (variables of `tests/services`), its ports among them, and waits until it answers.
+    /// Starts `service` with these options (variables of `tests/services`, ports included) and waits until it answers.
     pub fn start(service: &'static str, name: &str, options: &[(&'static str, &str)]) -> Own {
         let options = options
             .iter()
@@ -47,7 +47,7 @@ impl Own {
         own
     }
 
-    /// `kill9`, `restart`, `freeze`, `thaw` …, of the service or of one of its nodes.
+    /// Runs a verb (`kill9`, `restart`, `freeze`, `thaw` …) on the service or one of its nodes.
     pub fn run(&self, verb: &str, name: &str) {
         let output = self.call(verb, name);
         assert!(
@@ -75,7 +75,7 @@ impl Own {
 impl Drop for Own {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // A panic in here would end the tests that follow.
+            // A panic here would abort the following tests.
             self.call("down", self.service);
         } else {
             self.run("down", self.service);

@@ -1,6 +1,6 @@
-//! The real binary as a child process: its log lines, its status page, signals, and its end.
+//! The real binary as a child process: its log lines, its status page, its signals and its end.
 //!
-//! Invariant: a process never outlives its [`Messina`]; it is ended by its own id and waited for.
+//! Invariant: a process never outlives its [`Messina`], which ends it by its own id and waits for it.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,27 +15,27 @@ use serde_json::Value;
 use super::python::collect;
 use super::{LONG, until};
 
-/// Log lines that are kept, and those that a failure shows.
+/// How many log lines are kept, and how many of them a failure shows.
 const KEPT: usize = 2000;
 const SHOWN: usize = 25;
 
 #[derive(Default)]
 struct Log {
     lines: VecDeque<String>,
-    /// Whether none is ever forgotten.
+    /// Whether to keep every line.
     keep_all: bool,
     http: Option<SocketAddr>,
 }
 
-/// A `messina run` that runs.
+/// A running `messina run`.
 pub struct Messina {
-    /// What failures call it.
+    /// Its name in failure messages.
     pub name: String,
     child: Mutex<Child>,
     log: Arc<Mutex<Log>>,
 }
 
-/// What a finished command left.
+/// The result of a finished command.
 pub struct Finished {
     /// Exit code; none after a signal.
     pub code: Option<i32>,
@@ -46,7 +46,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// The JSON of each line of its stdout, where it went well.
+    /// The JSON of each line of its stdout; fails unless the command succeeded.
     pub fn json_lines(&self) -> Vec<Value> {
         assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
         self.stdout
@@ -75,7 +75,7 @@ fn command(arguments: &[&str], configs: &[&Path]) -> Command {
     command
 }
 
-/// Status and body of the answer to a GET; none where there is no answer within five seconds.
+/// Status and body of the answer to a GET; None if there is no answer within five seconds.
 pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
@@ -99,7 +99,7 @@ fn pipelines(mut status: Value) -> Vec<Value> {
     pipelines.into_iter().map(|(_, pipeline)| pipeline).collect()
 }
 
-/// The loops of all its pipelines.
+/// The consumer loops of all pipelines on a status page.
 fn loops(status: Value) -> Vec<Value> {
     pipelines(status)
         .iter()
@@ -144,7 +144,7 @@ impl Messina {
         Messina::spawn(name, &["run"], configs, false)
     }
 
-    /// The same, and no log line is forgotten.
+    /// The same, keeping every log line.
     pub fn start_keeping_all(name: &str, configs: &[&Path]) -> Messina {
         Messina::spawn(name, &["run"], configs, true)
     }
@@ -154,7 +154,7 @@ impl Messina {
         Messina::spawn(name, &["run", "--watch"], configs, false)
     }
 
-    /// Starts a command that goes on until it is told to stop.
+    /// Starts a command that runs until it is stopped.
     pub fn spawn(name: &str, arguments: &[&str], configs: &[&Path], keep_all: bool) -> Messina {
         let mut child = command(arguments, configs).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
@@ -184,12 +184,13 @@ impl Messina {
         }
     }
 
-    /// Says where it listens, where it has been told so: it logs that only once all services have answered.
+    /// Sets the address where it listens, if the test configured one: the process logs it only after all services have
+    /// answered.
     pub fn listens_on(&self, address: SocketAddr) {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).http = Some(address);
     }
 
-    /// Where it answers HTTP, once it does.
+    /// Where it answers HTTP, once that is known.
     pub fn address(&self) -> Option<SocketAddr> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).http
     }
@@ -199,19 +200,19 @@ impl Messina {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
-    /// The answer to a GET, once the process listens; none while it does not answer.
+    /// The body of the answer to a GET, which must have status 200; None while it does not answer.
     pub fn get(&self, path: &str) -> Option<String> {
         let (status, body) = get(self.address()?, path)?;
         assert_eq!(status, 200, "{}: {path} answers {body}", self.name);
         Some(body)
     }
 
-    /// Whether `/readyz` says so.
+    /// Whether `/readyz` reports ready.
     pub fn is_ready(&self) -> bool {
         self.readiness().is_some_and(|(ready, _)| ready)
     }
 
-    /// Whether `/readyz` says so, and what it says; none while it does not answer.
+    /// Whether `/readyz` reports ready, and its text; None while it does not answer.
     pub fn readiness(&self) -> Option<(bool, String)> {
         let (status, body) = get(self.address()?, "/readyz")?;
         Some((status == 200, body))
@@ -220,11 +221,11 @@ impl Messina {
     /// The status page.
     pub fn status(&self) -> Option<Value> {
         let body = self.get("/status")?;
-        // A body in chunks has their lengths around it.
+        // A chunked body has the chunk lengths around the JSON.
         serde_json::from_str(&body[body.find('{')?..=body.rfind('}')?]).ok()
     }
 
-    /// The answer to a question, once there is one: a process that is slow to answer has not nothing to tell.
+    /// Waits for an answer: a process that is slow to answer still has something to report.
     fn answer<T>(&self, ask: impl FnMut() -> Option<T>) -> T {
         until(&format!("an answer of {}", self.name), LONG, &[self], ask)
     }
@@ -240,7 +241,7 @@ impl Messina {
             .sum()
     }
 
-    /// Records that have ended, in all pipelines, since the process began.
+    /// Records that have ended since the process began, in all pipelines.
     pub fn ended_records(&self) -> u64 {
         let count = |p: &Value| {
             ["done", "skipped", "dead_lettered"]
@@ -265,13 +266,13 @@ impl Messina {
         self.answer(|| self.in_flight_while_it_ends())
     }
 
-    /// The same of a process that may be ending; none where it does not answer.
+    /// The same for a process that may be ending; None if it does not answer.
     pub fn in_flight_while_it_ends(&self) -> Option<u64> {
         let loops = loops(self.status()?);
         Some(loops.iter().filter_map(|l| l["in_flight_records"].as_u64()).sum())
     }
 
-    /// Whether a loop takes nothing in because as much is in flight as may be.
+    /// Whether a loop takes in nothing because `max_in_flight` is reached.
     pub fn is_full(&self) -> bool {
         self.loops().iter().any(|l| l["full"] == true)
     }
@@ -288,7 +289,7 @@ impl Messina {
         loops(self.answer(|| self.status()))
     }
 
-    /// How it ended; none while it runs.
+    /// How it ended; None while it runs.
     pub fn ended(&self) -> Option<ExitStatus> {
         self.child
             .lock()
@@ -314,12 +315,12 @@ impl Messina {
         self.send(libc::SIGHUP);
     }
 
-    /// Stops it in the middle of whatever it does, until it is thawed.
+    /// Stops it in the middle of whatever it does (SIGSTOP), until it is thawed.
     pub fn freeze(&self) {
         self.send(libc::SIGSTOP);
     }
 
-    /// Lets it go on.
+    /// Lets it continue (SIGCONT).
     pub fn thaw(&self) {
         self.send(libc::SIGCONT);
     }
@@ -331,7 +332,8 @@ impl Messina {
         assert_eq!(sent, 0, "{} cannot be sent signal {signal}", self.name);
     }
 
-    /// Waits for its end, and does `meanwhile` between looks; the exit code, none after a signal, and how long it took.
+    /// Waits for its end and calls `meanwhile` between checks. Returns the exit code, None after a signal, and how long
+    /// it took.
     pub fn wait_for_end(&self, limit: Duration, mut meanwhile: impl FnMut()) -> (Option<i32>, Duration) {
         let began = Instant::now();
         loop {
@@ -351,14 +353,14 @@ impl Messina {
         }
     }
 
-    /// Stops it as an operator would; anything but a clean stop is a failure.
+    /// Stops it as an operator would; fails unless the stop is clean.
     pub fn stop(&self) {
         self.signal();
         let (code, _) = self.wait_for_end(LONG, || {});
         assert_eq!(code, Some(0), "{} stopped with {code:?}\n{}", self.name, self.tail());
     }
 
-    /// Waits until it answers its status page.
+    /// Waits until its status page answers.
     pub fn ready(&self) {
         until(&format!("{} to run", self.name), LONG, &[self], || self.status());
     }

@@ -1,7 +1,8 @@
-//! A TCP proxy that makes a network bad: every byte comes later, some come later still, and now and then a connection breaks.
+//! A TCP proxy that simulates a bad network: every byte is delayed, some bytes longer than others, and now and then a connection
+//! breaks.
 //!
-//! Loss in a network of TCP is seen as delay, by retransmission, and at the worst as a broken connection; so that is what it does. Each
-//! direction is a queue with a due time for each chunk, so that delay does not limit throughput.
+//! TCP shows packet loss as delay, by retransmission, and at worst as a broken connection; so these are simulated. Each direction is a
+//! queue with a due time for each chunk, so that delay does not limit throughput.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use super::random::Random;
 
-/// What befalls what passes.
+/// What happens to the bytes that pass.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weather {
-    /// Delay of each byte, each way.
+    /// Delay of each byte, in each direction.
     pub delay: Duration,
-    /// Chunks of a thousand that come later by `stall`.
+    /// How many chunks of 1,000 arrive later by `stall`.
     pub stalled_of_1000: u64,
-    /// How much later.
+    /// The extra delay of those chunks.
     pub stall: Duration,
 }
 
@@ -32,7 +33,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on `address` for connections to `server`, in fair weather.
+    /// Listens on `address` for connections to `server`, without any delay.
     pub fn new(address: &str, server: &str, seed: u64) -> Proxy {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
@@ -44,7 +45,7 @@ impl Proxy {
         let count = carried.clone();
         std::thread::spawn(move || {
             for (number, client) in (0..).zip(listener.incoming().map_while(Result::ok)) {
-                // A server that is down: the client sees its connection closed.
+                // The server is down: the client sees its connection closed.
                 let Ok(server) = TcpStream::connect(&server) else {
                     continue;
                 };
@@ -65,27 +66,27 @@ impl Proxy {
         }
     }
 
-    /// Changes the weather for what comes from now on.
+    /// Changes the weather for bytes that arrive from now on.
     pub fn set(&self, weather: Weather) {
         *self.weather.lock().unwrap() = weather;
     }
 
-    /// Connections that were made to the server so far.
+    /// Connections made to the server so far.
     pub fn carried(&self) -> usize {
         self.carried.load(Ordering::Relaxed)
     }
 
-    /// Breaks every connection that is open; how many were.
+    /// Breaks every open connection, and returns how many were open.
     pub fn break_all(&self) -> usize {
         let open = std::mem::take(&mut *self.open.lock().unwrap());
-        // One that was closed already is not counted.
+        // A connection that was closed already does not count.
         open.iter()
             .filter(|stream| stream.shutdown(Shutdown::Both).is_ok())
             .count()
     }
 }
 
-/// One direction of a connection: a reader that stamps chunks, and a writer that waits for their time.
+/// One direction of a connection: a reader that stamps chunks with their due time, and a writer that waits for it.
 fn pump(mut from: TcpStream, mut to: TcpStream, mut random: Random, weather: Arc<Mutex<Weather>>) {
     let _ = to.set_nodelay(true);
     let (send, receive) = mpsc::channel::<(Instant, Vec<u8>)>();

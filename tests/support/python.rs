@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::Bench;
 
-/// The longest that one tool may take, a verification of a million records included.
+/// The longest that one tool may take, including a verification of a million records.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 impl Bench {
-    /// Runs `tests/tools/NAME.py`; whether it succeeded, and the JSON line that it ends with.
+    /// Runs `tests/tools/NAME.py`. Returns whether it succeeded, and its last line, which is JSON.
     pub fn tool(&self, name: &str, arguments: &[String]) -> (bool, Value) {
         let script = format!("{}/tests/tools/{name}.py", env!("CARGO_MANIFEST_DIR"));
         let mut child = Command::new(&self.python)
@@ -56,7 +56,7 @@ impl Bench {
     }
 }
 
-/// Reads a stream to its end, beside what else happens.
+/// Reads a stream to its end in a thread of its own.
 pub fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut text = String::new();

@@ -1,10 +1,10 @@
-//! Random numbers that a seed repeats: SplitMix64 (Steele, Lea, Flood 2014).
+//! Random numbers that a seed reproduces: SplitMix64 (Steele, Lea, Flood 2014).
 
 /// A source of numbers.
 pub struct Random(u64);
 
 impl Random {
-    /// The seed of `MESSINA_TEST_SEED`, or of the clock; printed, so that a failure can be repeated.
+    /// Seeded by `MESSINA_TEST_SEED`, otherwise by the clock. The seed is printed, so that a failure can be reproduced.
     pub fn seeded(test: &str) -> Random {
         let seed = std::env::var("MESSINA_TEST_SEED").map_or_else(
             |_| {
@@ -24,7 +24,7 @@ impl Random {
         Random(seed)
     }
 
-    /// A number of `0..limit`.
+    /// A number in `0..limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

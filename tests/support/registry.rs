@@ -1,4 +1,4 @@
-//! The schema registry from the outside.
+//! The schema registry seen from outside.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::Bench;
 
 /// The registry's base URL.
 pub struct Registry {
-    /// As `[registry] url` takes it.
+    /// As in `[registry] url`.
     pub url: String,
     client: reqwest::Client,
 }
@@ -20,12 +20,12 @@ impl Registry {
         }
     }
 
-    /// Registers an Avro schema; its id.
+    /// Registers an Avro schema, and returns its id.
     pub fn register(&self, bench: &Bench, subject: &str, schema: &str) -> u32 {
         self.register_as(bench, subject, "AVRO", schema)
     }
 
-    /// Lets a subject take versions that are not compatible with those before.
+    /// Lets a subject accept versions that are incompatible with earlier ones.
     pub fn allow_anything(&self, bench: &Bench, subject: &str) {
         let request = self
             .client
@@ -34,7 +34,7 @@ impl Registry {
         bench.wait(async { request.send().await.unwrap().error_for_status().unwrap() });
     }
 
-    /// Registers a schema of a kind: `AVRO`, `JSON` or `PROTOBUF`; its id.
+    /// Registers a schema of a type, `AVRO`, `JSON` or `PROTOBUF`, and returns its id.
     pub fn register_as(&self, bench: &Bench, subject: &str, kind: &str, schema: &str) -> u32 {
         let request = self
             .client
@@ -54,13 +54,13 @@ impl Registry {
         u32::try_from(answer["id"].as_u64().unwrap()).unwrap()
     }
 
-    /// The schema of an id.
+    /// The schema with this id.
     pub fn schema(&self, bench: &Bench, id: u32) -> String {
         let answer = bench.wait(self.get(&format!("/schemas/ids/{id}"))).unwrap();
         answer["schema"].as_str().unwrap().to_owned()
     }
 
-    /// The numbers of the subject's versions.
+    /// The version numbers of the subject.
     pub fn versions(&self, bench: &Bench, subject: &str) -> Vec<u64> {
         let answer = bench.wait(self.get(&format!("/subjects/{subject}/versions")));
         answer
@@ -73,7 +73,7 @@ impl Registry {
         !self.versions(bench, subject).is_empty()
     }
 
-    /// The answer to a GET; none where it is 404.
+    /// The answer to a GET; None if it is 404.
     async fn get(&self, path: &str) -> Option<Value> {
         let answer = self.client.get(format!("{}{path}", self.url)).send().await.unwrap();
         if answer.status() == reqwest::StatusCode::NOT_FOUND {

@@ -1,15 +1,15 @@
 //! Services of a test's own, which it may kill, freeze and start again: `tests/services` with another state folder and other ports.
 //!
-//! Why: a test that kills the broker of other tests would break them. Jars and certificates are those of the usual state folder, so
-//! nothing is fetched twice. Invariants: only what the current test names runs; what a test leaves up is taken over by the next one
-//! that names it, and stopped by the next one that does not, and by `./test` at the end.
+//! Why: a test that kills the shared broker would break other tests. Jars and certificates are those of the usual state folder, so
+//! nothing is downloaded twice. Invariants: only the services that the current test names run. Services that a test leaves up are
+//! reused by the next test that names them, and stopped by the next test that does not, and by `./test` at the end.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// Ports below those from which outgoing connections take theirs, beside the usual ones of `tests/services`.
+/// Other ports than the usual ones of `tests/services`, and below the range from which outgoing connections get theirs.
 const SETTINGS: [(&str, &str); 16] = [
     ("KAFKA_PORT", "17092"),
     ("KAFKA_CLUSTER_PORT", "17192"),
@@ -36,7 +36,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// Starts the named services, and stops the others of this folder. `extra` are further settings, of a fresh start only.
+    /// Starts the named services, and stops the others of this folder. `extra` are further settings, applied only on a fresh start.
     pub fn up(names: &[&str], extra: &[(&str, &str)]) -> Services {
         let mut services = Services::idle();
         for line in services.call(&["status"], extra).lines().skip(1) {
@@ -57,7 +57,7 @@ impl Services {
         services
     }
 
-    /// The services as they are.
+    /// The services as they are, without starting any.
     pub fn idle() -> Services {
         Services {
             state: folder(),
@@ -65,12 +65,12 @@ impl Services {
         }
     }
 
-    /// What `services env` says, for example `KAFKA_CLUSTER_BROKERS`.
+    /// A variable that `services env` prints, for example `KAFKA_CLUSTER_BROKERS`.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(name).map(String::as_str)
     }
 
-    /// The same, of a service that runs.
+    /// The same for a service that must be running.
     pub fn get(&self, name: &str) -> String {
         self.variable(name).unwrap_or_else(|| panic!("no {name}")).to_owned()
     }
@@ -80,7 +80,7 @@ impl Services {
         self.state.join("tls")
     }
 
-    /// Starts what was killed, or thaws what was frozen, and waits until it answers.
+    /// Starts what was killed or thaws what was frozen, and waits until it answers.
     pub fn start(&self, names: &[&str]) {
         self.call(&[&["up"], names].concat(), &[]);
     }
@@ -109,7 +109,7 @@ impl Services {
         self.call(&[&["thaw"], names].concat(), &[]);
     }
 
-    /// One verb of `tests/services`.
+    /// Runs one verb of `tests/services`.
     pub fn call(&self, arguments: &[&str], extra: &[(&str, &str)]) -> String {
         let script = format!("{}/tests/services/services", env!("CARGO_MANIFEST_DIR"));
         let output = Command::new("bash")
@@ -132,14 +132,14 @@ impl Services {
     }
 }
 
-/// Whether the instance is of the service: `kafka-cluster-1` is of `kafka-cluster`, and not of `kafka`.
+/// Whether the instance belongs to the service: `kafka-cluster-1` belongs to `kafka-cluster`, not to `kafka`.
 pub fn is_instance(service: &str, instance: &str) -> bool {
     instance
         .strip_prefix(service)
         .is_some_and(|rest| rest.is_empty() || rest.strip_prefix('-').is_some_and(|n| n.parse::<u8>().is_ok()))
 }
 
-/// The state folder, with what the usual one has brought in already.
+/// The state folder, including what the usual one has downloaded already.
 pub fn folder() -> PathBuf {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(make_folder).clone()

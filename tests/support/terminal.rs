@@ -1,11 +1,11 @@
-//! A pseudo-terminal, 80 columns wide and 24 rows high, as the only one that a command knows.
+//! A pseudo-terminal, 80 columns wide and 24 rows high, as the only terminal that a command knows.
 
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-/// Gives the command a terminal: the end that an emulator has, and the command's own, which may be looked at.
+/// Gives the command a terminal. Returns the emulator's end, and the command's end so that it can be inspected.
 pub fn on_terminal(command: &mut Command) -> (File, OwnedFd) {
     let (mut master, mut slave) = (-1, -1);
     let mut size = libc::winsize {

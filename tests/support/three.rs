@@ -1,4 +1,4 @@
-//! The three pipelines of `tests/e2e/three.toml` under names of a test's own, with the Python tools around them.
+//! The three pipelines of `tests/e2e/three.toml` under names of the test's own, and the Python tools for them.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ use super::{Bench, LONG, until};
 
 /// The pipelines, by the names of their topics.
 pub const PIPELINES: [&str; 3] = ["navigation", "orders", "reactions"];
-/// For a test that kills or freezes members, over its configuration: one that is gone leaves its group after six seconds, the least that brokers allow.
-/// In any other a member that a busy machine starves for some seconds is not to be taken for dead.
+/// Overlay for a test that kills or freezes members: a dead member leaves its group after six seconds, the least that brokers allow. Other tests keep
+/// the default, so that a member starved by a busy machine for some seconds is not taken for dead.
 pub const SHORT_SESSION: &str =
     "[kafka.consumer_properties]\n\"session.timeout.ms\" = 6000\n\"heartbeat.interval.ms\" = 1000\n";
 
@@ -23,7 +23,7 @@ pub struct Three<'b> {
 }
 
 impl<'b> Three<'b> {
-    /// `records` of all pipelines together, and `bad` ones of each kind in each topic.
+    /// `records` is the total of all pipelines; `bad` is the number of bad records of each kind in each topic.
     pub fn new(bench: &'b Bench, records: u64, bad: u32, pool: u32) -> Three<'b> {
         let mut options = vec![
             format!("--prefix={}", bench.prefix),
@@ -51,25 +51,25 @@ impl<'b> Three<'b> {
         self
     }
 
-    /// The configuration files, in their order.
+    /// The configuration files, in order.
     pub fn configs(&self) -> [&Path; 2] {
         [&self.config, &self.local]
     }
 
-    /// Makes the keyspace and its tables, with the profiles of all users.
+    /// Creates the keyspace and its tables, with the profiles of all users.
     pub fn load(&self, keyspace: &str) {
         let (ok, answer) = self.bench.tool("load", &[format!("--keyspace={keyspace}")]);
         assert!(ok, "{answer}");
     }
 
-    /// Makes topics and registers schemas; writes the stream unless `extra` says otherwise. The tool's answer.
+    /// Creates topics and registers schemas; writes the stream unless `extra` says otherwise. Returns the tool's answer.
     pub fn produce(&self, extra: &[&str]) -> Value {
         let (ok, answer) = self.bench.tool("produce", &self.with(extra));
         assert!(ok, "{answer}");
         answer
     }
 
-    /// Output, tables and dead letters against what must be there. Anything missing, unknown or wrong is a failure.
+    /// Compares output, tables and dead letters with what must be there. Anything missing, unknown or wrong is a failure.
     pub fn verify(&self, extra: &[&str]) -> Value {
         let (ok, answer) = self.bench.tool("verify", &self.with(extra));
         assert!(ok && answer["ok"] == true, "wrong: {}\n{answer:#}", answer["failed"]);
@@ -84,7 +84,7 @@ impl<'b> Three<'b> {
             .collect()
     }
 
-    /// Records that the groups have committed, and records there are.
+    /// Number of records that the groups have committed, and number of records in the topics.
     pub fn progress(&self) -> (u64, u64) {
         let ask = |p: &str| {
             self.bench
@@ -106,7 +106,7 @@ impl<'b> Three<'b> {
         });
     }
 
-    /// A configuration that runs one of the pipelines again from the start, in a group and into a keyspace of its own.
+    /// A configuration that runs one of the pipelines again from the start, with a group and a keyspace of its own.
     pub fn replay_of(&self, pipeline: &str, keyspace: &str) -> [PathBuf; 2] {
         let mut config: toml::Table = text(self.bench).parse().unwrap();
         let pipelines = config["pipelines"].as_table_mut().unwrap();
@@ -129,7 +129,7 @@ pub fn text(bench: &Bench) -> String {
         .replace("\"e2e-", &format!("\"{}", bench.prefix))
 }
 
-/// What lies over it: addresses and the keyspace.
+/// The overlay for it: addresses and the keyspace.
 pub fn local(bench: &Bench, keyspace: &str) -> String {
     format!(
         "[kafka]\nbrokers = \"{}\"\n\

@@ -1,5 +1,5 @@
-//! TLS and a login in front of a registry that has neither, as a gateway does it; an authorization server that gives it tokens; and a server of
-//! MongoDB's protocol that asks its clients for a certificate.
+//! TLS and a login in front of a registry that has neither, as a gateway would add them; an authorization server that issues tokens for it; and a
+//! proxy for MongoDB's protocol that asks clients for a certificate.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,33 +9,33 @@ use std::time::Duration;
 
 use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod, SslStream, SslVerifyMode, SslVersion};
 
-/// What the gateway asks of its clients.
+/// What the gateway requires of its clients.
 pub struct Gateway {
     /// What `Authorization` must say.
     pub authorization: Authorization,
-    /// Whether a certificate of the authority is needed too.
+    /// Whether a certificate of the authority is required, too.
     pub client_certificate: bool,
 }
 
 /// A login.
 pub enum Authorization {
-    /// These words.
+    /// This exact header value.
     Fixed(String),
-    /// A token that was issued, and not shown too often yet.
+    /// A token that was issued and not shown too often yet.
     Issued(Arc<Issuer>),
 }
 
-/// What an authorization server asks for, and the tokens that it has issued.
+/// What an authorization server requires, and the tokens that it has issued.
 pub struct Issuer {
     /// What `Authorization` must say to get a token.
     pub login: String,
-    /// What must be asked for.
+    /// The scope that a client must ask for.
     pub scope: String,
     /// How a token begins.
     pub prefix: String,
-    /// How often a token is good.
+    /// How many requests a token is good for.
     pub uses: usize,
-    /// For each token how often it may still be shown.
+    /// For each token, how many uses are left.
     pub issued: Mutex<Vec<usize>>,
 }
 
@@ -118,8 +118,8 @@ pub fn serve_tokens(issuer: Arc<Issuer>, tls: &Path) -> SocketAddr {
     })
 }
 
-/// Serves MongoDB's protocol in front of `server` to clients with a certificate, until the test process ends. Each message begins with its length,
-/// and has one answer.
+/// Serves MongoDB's protocol in front of `server` to clients with a certificate, until the test process ends. Each message begins with its length
+/// and gets exactly one answer.
 pub fn serve_messages(server: &str, tls: &Path) -> SocketAddr {
     let server = server.to_owned();
     serve_streams(true, tls, move |client| {
@@ -131,7 +131,7 @@ pub fn serve_messages(server: &str, tls: &Path) -> SocketAddr {
     })
 }
 
-/// One message, in MongoDB's wire protocol.
+/// Relays one message of MongoDB's wire protocol.
 fn relay(from: &mut impl Read, to: &mut impl Write) -> Option<()> {
     let mut message = vec![0; 4];
     from.read_exact(&mut message).ok()?;
@@ -141,7 +141,7 @@ fn relay(from: &mut impl Read, to: &mut impl Write) -> Option<()> {
     to.write_all(&message).ok()
 }
 
-/// A request.
+/// A received HTTP request.
 struct Asked {
     head: String,
     body: Vec<u8>,
@@ -156,7 +156,7 @@ impl Asked {
     }
 }
 
-/// Answers the request of each connection by `one`.
+/// Answers the one request of each connection with `one`.
 fn serve_each(
     client_certificate: bool,
     tls: &Path,
@@ -170,7 +170,7 @@ fn serve_each(
     })
 }
 
-/// Serves each connection by `one`.
+/// Handles each connection with `one`.
 fn serve_streams(
     client_certificate: bool,
     tls: &Path,
@@ -195,7 +195,7 @@ fn serve_streams(
     std::thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
             let (acceptor, one) = (acceptor.clone(), one.clone());
-            // Whatever a client does wrong ends its connection, and nothing else.
+            // A client's mistake ends its own connection and nothing else.
             std::thread::spawn(move || {
                 let mut client = acceptor.accept(client).ok()?;
                 one(&mut client)

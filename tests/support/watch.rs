@@ -1,4 +1,4 @@
-//! Looks at a process from outside, several times a second, while a test breaks what it talks to.
+//! Samples a process from outside several times a second, while a test breaks what it talks to.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::process::{Messina, get};
 
-/// Between two looks.
+/// Time between two samples.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// What one look saw.
+/// One sample.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     /// Seconds since the watch began.
@@ -31,17 +31,17 @@ pub struct Watch {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What was seen.
+/// What the watch has seen.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// In order.
+    /// In order of time.
     pub samples: Vec<Sample>,
-    /// What `/livez` said when it was not 200.
+    /// The answers of `/livez` that were not 200.
     pub not_live: Vec<String>,
 }
 
 impl Watch {
-    /// Begins; the process must answer HTTP already.
+    /// Starts the watch; the process must answer HTTP already.
     pub fn over(messina: &Messina) -> Watch {
         let (address, id) = (messina.address().unwrap(), messina.id());
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
@@ -53,7 +53,7 @@ impl Watch {
                 let live = get(address, "/livez");
                 let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
                 seen.samples.push(sample);
-                // An answer that does not come says that the machine is busy, or that the process has ended, which the test sees itself.
+                // A missing answer means that the machine is busy, or that the process has ended, which the test notices itself.
                 if let Some((status, body)) = live
                     && status != 200
                 {
@@ -71,7 +71,7 @@ impl Watch {
         }
     }
 
-    /// Highest resident memory of the time from now, in MiB.
+    /// Highest resident memory during this time from now, in MiB.
     pub fn peak_after(&self, time: Duration) -> f64 {
         let from = self.began.elapsed().as_secs_f64();
         std::thread::sleep(time);
@@ -83,7 +83,7 @@ impl Watch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the watch; what was seen. Fails where the process was ever not live.
+    /// Stops the watch, and returns what it saw. Fails if the process was ever not live.
     pub fn stop(mut self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
@@ -104,7 +104,7 @@ impl Seen {
             .fold(0.0, f64::max)
     }
 
-    /// Slope of a value after `from`, by least squares, in its unit a minute.
+    /// Slope of a value after `from`, by least squares, in the value's unit per minute.
     pub fn slope(&self, from: f64, value: impl Fn(&Sample) -> f64) -> f64 {
         let points: Vec<(f64, f64)> = self
             .samples
@@ -145,6 +145,6 @@ fn look(id: u32, began: Instant) -> Option<Sample> {
 pub fn cpu_seconds(id: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
     let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
-    // Fields 14 and 15 of proc(5), in ticks of which there are 100 a second on Linux.
+    // Fields 14 and 15 of proc(5), in ticks, of which Linux has 100 per second.
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
