@@ -371,8 +371,8 @@ impl Loop {
         self.resolving.remove(&id);
         self.hold_until = None;
         if let Err(failure) = &plan {
-            // Only unknown ids are rate-limited: values without framing may show another id in each record, but there are only so many schemas that do
-            // not fit.
+            // Only unknown ids are rate-limited, because values without framing may show another id in each record. The number of schemas that do not
+            // fit is limited.
             let told = match failure.reason {
                 "registry" => self.parts.runtime.told("unknown_schema"),
                 _ => Some(0),
