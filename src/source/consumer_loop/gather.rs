@@ -194,7 +194,7 @@ mod tests {
             assert!(!batch.is_empty() && batch.len() <= OPTIONS.max_rows);
             assert!(batch.iter().map(|(_, _, bytes, _)| bytes).sum::<usize>() <= OPTIONS.max_bytes);
             assert!(batch.iter().all(|(_, place, ..)| *place == batch[0].1), "one place");
-            // The loop turns with each row, which comes within 1.5 ms of the one before.
+            // The loop makes one turn per row, and each row comes within 1.5 ms of the one before.
             assert!(
                 batch
                     .iter()

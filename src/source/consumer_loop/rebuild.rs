@@ -5,8 +5,8 @@
 //!
 //! A broker may refuse an output finally although another attempt would succeed, for example when its disk is full. In an ordered pipeline later records
 //! of its key may be in the topic by then, so everything is processed again from the last commit; the same applies when librdkafka has given the producer
-//! up. This is repeated as long as it takes, with growing pauses. The pauses start again when a run has learned of an output that is refused for good: its
-//! record becomes a dead letter next time, which is progress.
+//! up. This is repeated as long as it takes, with growing pauses. The pauses are short again when a run has learned of an output that is refused for good:
+//! its record becomes a dead letter next time, which is progress.
 
 use std::collections::HashMap;
 use std::sync::Arc;

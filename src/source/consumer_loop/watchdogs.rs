@@ -379,7 +379,7 @@ mod tests {
         assert!(dogs.observe(P, &first, start + LIMIT).fetches_nothing);
         let held = Sight { free: false, ..first };
         assert!(!dogs.observe(P, &held, start + LIMIT).fetches_nothing);
-        // Nothing is known: no news.
+        // Nothing is known, so nothing is reported.
         assert_eq!(stalls(None, |_| Sight::default()), None);
         assert_eq!(
             stalls(None, |_| Sight {
