@@ -19,21 +19,21 @@ use crate::retry::Backoff;
 /// When to open, and how to probe.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// So many failures in a row open it at once.
+    /// This many failures in a row open the breaker at once.
     pub many: u32,
-    /// So many failures in a row open it if they began at least [`Rules::span`] ago.
+    /// This many failures in a row open it if the first was at least [`Rules::span`] ago.
     pub few: u32,
     /// See [`Rules::few`].
     pub span: Duration,
-    /// At least half of so many requests open it, if they are of one [`Rules::window`].
+    /// It also opens if at least this many requests were counted in one [`Rules::window`] and at least half of them failed.
     pub minimum: u32,
-    /// What failures are counted over.
+    /// The period over which failures are counted.
     pub window: Duration,
     /// Probes that may be out at the same time.
     pub probes: u32,
-    /// Between probes; half of the delay is jitter.
+    /// Delay between probes; half of it is jitter.
     pub delay: Backoff,
-    /// A probe that nothing was heard of for this long is counted as lost.
+    /// A probe without a report for this long counts as lost.
     pub lost: Duration,
 }
 
@@ -52,14 +52,14 @@ impl Default for Rules {
     }
 }
 
-/// How a breaker stands, as metrics and the status say it.
+/// State of a breaker, as shown by metrics and the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Everybody may go.
+    /// Every request may be made.
     Closed,
     /// A probe is out.
     HalfOpen,
-    /// Nobody may go until the next probe is due.
+    /// No request may be made until the next probe is due.
     Open,
 }
 
@@ -85,7 +85,7 @@ pub enum Verdict {
     Wait(Instant),
 }
 
-/// What failures are judged by, from the first of them on.
+/// Counts since the first failure, which decide whether the breaker opens.
 #[derive(Debug, Clone, Copy)]
 struct Window {
     began: Instant,
@@ -123,7 +123,7 @@ impl Breaker {
         }
     }
 
-    /// How it stands.
+    /// The current state.
     pub fn state(&self) -> State {
         match self.inner {
             Inner::Calm | Inner::Watching(_) => State::Closed,
@@ -132,12 +132,12 @@ impl Breaker {
         }
     }
 
-    /// Whether it has to be told of successes: not while it is closed and nothing has failed lately.
+    /// Whether successes have to be reported: not while it is closed and nothing has failed lately.
     pub fn listens(&self) -> bool {
         !matches!(self.inner, Inner::Calm)
     }
 
-    /// Whether a request may be made now. `random` is a number of which every bit is random.
+    /// Whether a request may be made now. Every bit of `random` must be random.
     pub fn admit(&mut self, now: Instant, random: u64) -> Verdict {
         let rules = self.rules;
         let Inner::Open { next, out, attempt } = &mut self.inner else {
@@ -147,7 +147,7 @@ impl Breaker {
             return Verdict::Wait(*next);
         }
         if *out >= rules.probes {
-            // They time out by themselves; should one have been lost, the others must not wait for it for ever.
+            // Probes time out by themselves, but if one was lost, the others must not wait for it for ever.
             if now < *next + rules.lost {
                 return Verdict::Wait(now + rules.delay.ceiling(*attempt));
             }
@@ -178,7 +178,7 @@ impl Breaker {
         false
     }
 
-    /// A request failed in a way that may pass. True if that opened the breaker.
+    /// A request failed with a transient error. True if that opened the breaker.
     pub fn failed(&mut self, now: Instant, probe: bool, random: u64) -> bool {
         let rules = self.rules;
         let fresh = Window {
@@ -193,14 +193,14 @@ impl Breaker {
                 if probe {
                     self.returned();
                 }
-                // What was under way when it opened says nothing new.
+                // Requests that were under way when it opened say nothing new.
                 return false;
             }
             Inner::Calm => fresh,
             Inner::Watching(window) => window,
         };
         if now.saturating_duration_since(window.began) >= rules.window {
-            // A row of failures goes on across windows.
+            // A run of failures continues across windows.
             window = Window {
                 in_a_row: window.in_a_row,
                 row_began: window.row_began,
@@ -236,7 +236,7 @@ impl Breaker {
     }
 }
 
-/// Between half of the ceiling and the ceiling.
+/// A random delay between half of the ceiling and the ceiling.
 fn jittered(delay: Backoff, attempt: u32, random: u64) -> Duration {
     delay.ceiling(attempt) / 2 + delay.delay(attempt, random) / 2
 }

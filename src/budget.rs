@@ -4,22 +4,22 @@
 //! budget is full at the limit and free again at 80 % of it.
 //!
 //! Invariants:
-//! - where none is admitted while it is full, at most `max_records` records are in flight beside those set apart, and of their bytes only those of the
-//!   last one are beyond `max_bytes`;
+//! - if none is admitted while it is full, at most `max_records` records are in flight, not counting those set apart, and only the bytes of the last
+//!   one exceed `max_bytes`;
 //! - an empty budget is never full, so no record waits for ever.
 //!
 //! What a record holds later (rows, for example) is unknown when it is admitted; [`Budget::hold`] counts it from then on.
 
-/// What is in flight against what may be. Units: records, and bytes as the caller counts them (the same at both ends).
+/// Counts what is in flight against the limits. Units: records, and bytes as the caller counts them (the same on admission and on release).
 #[derive(Debug, Clone)]
 pub struct Budget {
     max_records: usize,
     max_bytes: usize,
     records: usize,
-    /// How many of them do not count against the limit of records.
+    /// Records in flight that do not count against `max_records`.
     apart: usize,
     bytes: usize,
-    /// Bytes that those in flight hold beside these.
+    /// Bytes that the records in flight hold in addition to `bytes`.
     held: usize,
     full: bool,
 }
@@ -38,14 +38,14 @@ impl Budget {
         }
     }
 
-    /// Changes the limit of records. What is in flight stays; above the new limit it counts down before more is taken in.
+    /// Changes the limit of records. Records in flight stay; if they exceed the new limit, none is admitted until enough have ended.
     pub fn set_max_records(&mut self, max_records: usize) {
         self.max_records = max_records.max(1);
         self.full |= self.working() >= self.max_records;
         self.settle();
     }
 
-    /// So many of the records in flight leave the limit of records to the others. Their bytes count as before.
+    /// Exempts this many of the records in flight from the limit of records, which leaves it to the others. Their bytes count as before.
     pub fn set_apart(&mut self, records: usize) {
         self.apart = records;
         self.full |= self.working() >= self.max_records;
@@ -56,14 +56,14 @@ impl Budget {
         self.records.saturating_sub(self.apart)
     }
 
-    /// Takes in a record of `bytes` bytes, whatever the limits say. Full from the limit on.
+    /// Admits a record of `bytes` bytes, whatever the limits say. The budget is full once a limit is reached.
     pub fn admit(&mut self, bytes: usize) {
         self.records = self.records.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
         self.full |= self.working() >= self.max_records || self.bytes() >= self.max_bytes;
     }
 
-    /// Those in flight hold so many bytes in all beside what they were admitted with.
+    /// Sets the bytes that the records in flight hold in addition to those they were admitted with.
     pub fn hold(&mut self, bytes: usize) {
         if bytes != self.held {
             self.held = bytes;
@@ -72,12 +72,12 @@ impl Budget {
         }
     }
 
-    /// They hold so many more, until what they hold is counted again.
+    /// Adds to what [`Budget::hold`] set, until it sets it again.
     pub fn hold_more(&mut self, bytes: usize) {
         self.hold(self.held.saturating_add(bytes));
     }
 
-    /// Gives back a record of `bytes` bytes. Giving back more than was taken leaves the budget empty.
+    /// Releases a record of `bytes` bytes. Releasing more than was admitted leaves the budget empty.
     pub fn release(&mut self, bytes: usize) {
         self.records = self.records.saturating_sub(1);
         self.bytes = if self.records == 0 {
@@ -95,7 +95,7 @@ impl Budget {
         }
     }
 
-    /// Whether intake must rest: true from the limit on, until both counts are at or below 80 % of it.
+    /// Whether intake must rest: true once a limit is reached, until both counts are at or below 80 % of their limits.
     pub fn is_full(&self) -> bool {
         self.full
     }
@@ -115,17 +115,17 @@ impl Budget {
         self.records
     }
 
-    /// Bytes in flight, with what is held beside.
+    /// Bytes in flight, including what is held in addition.
     pub fn bytes(&self) -> usize {
         self.bytes.saturating_add(self.held)
     }
 
-    /// The share of the records in use; 1 at the limit.
+    /// The share of the limit of records that is in use; 1 at the limit.
     pub fn load(&self) -> f64 {
         self.working() as f64 / self.max_records as f64
     }
 
-    /// The same of the bytes; above 1 where one record is larger than all that may be.
+    /// The share of the limit of bytes that is in use; above 1 when the last record or what is held in addition exceeded it.
     pub fn bytes_load(&self) -> f64 {
         self.bytes() as f64 / self.max_bytes.max(1) as f64
     }
@@ -144,11 +144,11 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        /// A record of so many bytes comes.
+        /// A record of this many bytes comes.
         Take(usize),
-        /// The n-th that is in flight ends (modulo how many there are).
+        /// The n-th record in flight ends (modulo their number).
         End(usize),
-        /// Those in flight hold so much beside themselves.
+        /// The records in flight hold this many bytes in addition.
         Hold(usize),
     }
 
@@ -172,7 +172,7 @@ mod tests {
             let (mut beside, mut paused) = (0, false);
             for step in steps {
                 match step {
-                    // As the loop does it.
+                    // The loop does not admit either.
                     Step::Take(_) if budget.is_full() => {}
                     Step::Take(bytes) => {
                         prop_assert!(in_flight.is_empty() || budget.bytes() < max_bytes, "only the last is beyond the limit");

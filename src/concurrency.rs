@@ -13,32 +13,32 @@
 
 use std::time::Duration;
 
-/// An interval with fewer answers than this is joined to the next.
+/// An interval with fewer answers than this is merged with the next.
 const ENOUGH: u64 = 20;
-/// Latency over its best that is still taken for none of our doing.
+/// Ratio of latency to the best latency up to which our own load is not blamed.
 const TOLERANCE: f64 = 2.0;
-/// Of the limit, after failures.
+/// Factor by which failures reduce the limit.
 const CUT: f64 = 0.7;
-/// Intervals between two cuts, and intervals at the lower bound until the best latency is taken anew.
+/// Intervals between two cuts, and intervals at the lower bound after which the best latency is measured anew.
 const PATIENCE: u32 = 4;
-/// One failure in so many answers is a cut.
+/// One failure in this many answers causes a cut.
 const FAILURES: u64 = 20;
-/// Where a limit begins, between its bounds.
+/// The initial limit, clamped to its bounds.
 const BEGIN: usize = 128;
 
-/// What the answers of one step took since the last time.
+/// Number and duration of one step's answers since the last observation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Answers {
-    /// How many.
+    /// Number of answers.
     pub count: u64,
-    /// All together, in seconds.
+    /// Sum of their latencies, in seconds.
     pub seconds: f64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Step {
     pending: Answers,
-    /// In seconds; none until it is known.
+    /// Best mean latency in seconds; `None` until it is known.
     best: Option<f64>,
 }
 
@@ -50,14 +50,14 @@ pub struct Concurrency {
     limit: f64,
     steps: Vec<Step>,
     failures: u64,
-    /// The most in flight, and the highest latency over its best, since the limit began to shrink.
+    /// Since the limit began to shrink: the most events in flight, and the highest ratio of latency to the best latency.
     shrinking: Option<(usize, f64)>,
     at_floor: u32,
     since_cut: u32,
 }
 
 impl Concurrency {
-    /// A limit between `min` and `max` for a pipeline of so many steps.
+    /// A limit between `min` and `max` for a pipeline of `steps` steps.
     pub fn new(min: usize, max: usize, steps: usize) -> Concurrency {
         let min = min.max(1);
         let max = max.max(min);
@@ -83,7 +83,8 @@ impl Concurrency {
         self.max as usize
     }
 
-    /// Takes in an interval: the answers of each step, the attempts that failed in a way that may pass, and the events in flight.
+    /// Takes in one interval: the answers of each step, the number of attempts that failed with a transient error, and the events in flight. Returns
+    /// the new limit.
     pub fn observe(&mut self, answers: &[Answers], failures: u64, in_flight: usize) -> usize {
         for (step, new) in self.steps.iter_mut().zip(answers) {
             step.pending.count += new.count;
@@ -155,12 +156,12 @@ impl Concurrency {
 impl Step {
     fn mean(&self) -> Option<f64> {
         let mean = self.pending.seconds / self.pending.count as f64;
-        // Not without an answer, and not from a clock that stood still.
+        // `None` without an answer, or if the clock stood still.
         (self.pending.count > 0 && mean > 0.0).then_some(mean)
     }
 }
 
-/// How often a limit is meant to be brought up to date.
+/// How often a limit should be updated.
 pub const INTERVAL: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
@@ -180,7 +181,7 @@ mod tests {
             self.base * (in_flight / self.capacity).max(1.0)
         }
 
-        /// Runs a saturated pipeline for so many intervals; limits and share of the possible throughput.
+        /// Runs a saturated pipeline for this many intervals. Returns, for each, the limit and the share of the possible throughput.
         fn run(&self, limit: &mut Concurrency, intervals: usize) -> Vec<(usize, f64)> {
             let mut in_flight = limit.limit() as f64;
             (0..intervals)
@@ -221,7 +222,7 @@ mod tests {
         ) {
             let database = Database { base, capacity: capacity as f64 };
             let mut limit = Concurrency::new(4, 8192, 1);
-            // It begins somewhere; what it takes for the best latency there has to be found out too.
+            // The initial limit is arbitrary, so the best latency measured there has to be corrected, too.
             let end = database.run(&mut limit, 600);
             let (last, _) = end[599];
             let used: f64 = end[300..].iter().map(|(_, used)| used).sum::<f64>() / 300.0;

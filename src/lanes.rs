@@ -18,8 +18,8 @@ use foldhash::quality::RandomState;
 
 pub use crate::config::Order;
 
-/// The right to run one item of a lane: given with the item, given back by [`Lanes::leave`] when the item has ended, whatever its
-/// end. It cannot be copied, so a lane is left once for each item.
+/// The right to run one item of a lane. It comes with the item and is given back by [`Lanes::leave`] when the item has ended, however it ended. It
+/// cannot be copied, so a lane is left exactly once per item.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a lane that is never left blocks all that wait in it"]
 pub struct LaneId {
@@ -27,7 +27,7 @@ pub struct LaneId {
     ordered: bool,
 }
 
-/// The lane that an item belongs in, before it has entered it.
+/// The lane of an item that has not entered it yet.
 #[derive(Debug)]
 pub struct Lane(LaneId);
 
@@ -45,9 +45,10 @@ pub enum Entered<T> {
 pub struct Lanes<T> {
     order: Order,
     seed: RandomState,
-    /// A lane is here exactly while one of its items is out.
+    /// Contains a lane exactly while one of its items is out.
     lanes: HashMap<LaneKey, Queue, BuildHasherDefault<AsIs>>,
-    /// Waiting items, linked to the next of their lane; free places are linked from `free`. As many as ever waited at once.
+    /// Slab of waiting items, each linked to the next one of its lane; free places are linked from `free`. As long as the most items that ever waited
+    /// at once.
     places: Vec<Place<T>>,
     free: Option<u32>,
     queued: usize,
@@ -78,7 +79,7 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// The lane of a record, which is to enter it by [`Lanes::enter_lane`].
+    /// The lane of a record, to be entered by [`Lanes::enter_lane`].
     ///
     /// `partition` is the partition's slot ([`Ticket::slot`](crate::source::assignment::Ticket::slot)), `key` the record's key.
     pub fn lane_of(&self, partition: u32, key: Option<&[u8]>) -> Lane {
@@ -91,7 +92,7 @@ impl<T> Lanes<T> {
         Lane(LaneId { key, ordered })
     }
 
-    /// Brings an item into its lane. It may run now if no other item of that is out, and waits else.
+    /// Brings an item into its lane. It may run now if no other item of that lane is out, and waits otherwise.
     pub fn enter_lane(&mut self, Lane(lane): Lane, item: T) -> Entered<T> {
         use std::collections::hash_map::Entry;
         if !lane.ordered {
@@ -153,8 +154,8 @@ impl<T> Lanes<T> {
 
     /// Takes out all waiting items of a partition, in the order of each lane, so that what they hold can be given back.
     ///
-    /// Items that are out stay out, and keep their lanes until these are left: should the partition come back meanwhile, new
-    /// items of such a lane wait behind the old one.
+    /// Items that are out keep their lanes until they leave them. If the partition comes back meanwhile, new items of such a lane wait behind the old
+    /// one.
     pub fn drop_partition(&mut self, partition: u32) -> Vec<T> {
         let queues: Vec<Queue> = self
             .lanes
@@ -179,7 +180,7 @@ impl<T> Lanes<T> {
         self.queued
     }
 
-    /// Empties a place of the slab: its item, and the place that came after it in its lane.
+    /// Frees a place of the slab. Returns its item and the next place of its lane.
     fn free_place(&mut self, at: u32) -> (Option<T>, Option<u32>) {
         let place = &mut self.places[at as usize];
         let item = place.item.take();
@@ -203,7 +204,7 @@ impl Hash for LaneKey {
     }
 }
 
-/// Takes a hash for a key as it is: it comes from a seeded hash already, and hashing it twice would only cost.
+/// Uses a key as its own hash: it is the result of a seeded hash already, and hashing it again would only cost time.
 #[derive(Debug, Default)]
 pub(crate) struct AsIs(u64);
 

@@ -15,45 +15,46 @@
 
 use std::collections::VecDeque;
 
-/// Latest record timestamp that is believed: 9999-12-31T23:59:59.999Z, in milliseconds since the Unix epoch.
+/// Latest record timestamp that is accepted: 9999-12-31T23:59:59.999Z, in milliseconds since the Unix epoch.
 ///
-/// A record beyond it is taken for one without a timestamp; otherwise a single broken producer could use up the clock.
+/// A later timestamp counts as none; otherwise a single broken producer could use up the write clock.
 pub const MAX_RECORD_TIMESTAMP_MS: i64 = 253_402_300_799_999;
 
-/// A record's own timestamp in µs; none where it is absent, negative or above [`MAX_RECORD_TIMESTAMP_MS`].
+/// A record's own timestamp in µs; `None` if it is absent, negative or above [`MAX_RECORD_TIMESTAMP_MS`].
 pub fn own_micros(record_timestamp_ms: Option<i64>) -> Option<i64> {
     record_timestamp_ms
         .filter(|ms| (0..=MAX_RECORD_TIMESTAMP_MS).contains(ms))
         .map(|ms| ms * 1000)
 }
 
-/// Prefix of the commit metadata; the digit is the version of what follows.
+/// Prefix of the commit metadata; the digit is the version of the format.
 const CLOCK_PREFIX: &str = "messina1:";
 
-/// Latest clock that is believed: twice as late as any record can set it, so that nobody writes so often behind such a record.
+/// Latest clock that is accepted from commit metadata: twice the latest that a record can set. A clock also runs ahead of its records, by a few µs for each,
+/// but no log is long enough to get this far.
 const MAX_CLOCK: i64 = 2 * 1000 * MAX_RECORD_TIMESTAMP_MS;
 
-/// Among so many records a time is looked for; of a topic that has none whole ledgers would be searched, a few times a second.
+/// How many records are searched for a timestamp. If a topic has none, whole ledgers would otherwise be searched a few times a second.
 const LOOKED_AT: usize = 256;
 
-/// So many write timestamps a record has, or a multiple. Were they as many as its writes, records that run again in a pipeline that has lost one would
-/// have older timestamps than the first time, and what is new could lose against those.
+/// Each record reserves a multiple of this many write timestamps. If it reserved exactly one per write, removing a write from a pipeline would give records
+/// that run again lower timestamps than the first time, and new values could lose against the old ones.
 const STEP: usize = 8;
 
-/// Room for so many records a ring keeps once it had it: one that grows and shrinks with what is in flight would be moved again and again.
+/// Capacity that a ring keeps once it has grown that far. Otherwise it would grow and shrink with the records in flight, and be copied again and again.
 const KEPT: usize = 2048;
 
-/// No leader epoch is known, as Kafka's protocol says it.
+/// An unknown leader epoch, as in Kafka's protocol.
 pub const NO_EPOCH: i32 = -1;
 
-/// A place in a partition from which work can be taken up again.
+/// A place in a partition from which processing can resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// The offset to commit: the next one to consume after a restart.
     pub offset: i64,
     /// The last write timestamp, in µs, handed out below `offset`; `i64::MIN` if there was none. Commit it by [`encode_clock`].
     pub clock: i64,
-    /// The leader epoch of the record before `offset`, or [`NO_EPOCH`]: by it brokers tell whether their log still is the one that was read.
+    /// The leader epoch of the record before `offset`, or [`NO_EPOCH`]. Brokers use it to detect that their log is no longer the one that was read.
     pub leader_epoch: i32,
 }
 
@@ -93,17 +94,17 @@ pub struct Ledger {
     clock: i64,
     /// The leader epoch of the record before the front of the ring, or of the latest one when the ring is empty.
     epoch_before: i32,
-    /// That of the records that come.
+    /// The leader epoch of the records that are admitted next.
     leader_epoch: i32,
-    /// So many write timestamps a record has: one for each of its writes, so that the later one wins, and the rest of a [`STEP`].
+    /// Write timestamps that each record reserves: one per write, so that the later write wins, rounded up to a multiple of [`STEP`].
     writes: i64,
     /// The lowest offset that may come next, once any is known.
     next: Option<i64>,
-    /// The first offset of this assignment: where it was said to begin, or else that of the first record.
+    /// The first offset of this assignment: its declared start, or else that of the first record.
     first: Option<i64>,
     last_admitted: Option<i64>,
     committed: Option<i64>,
-    /// The log went back, and the group's offset has not gone back with it yet.
+    /// The log went back, and the group's committed offset has not been set back with it yet.
     rewound: bool,
     in_flight: usize,
 }
@@ -113,7 +114,7 @@ struct Entry {
     offset: i64,
     /// The last of its write timestamps.
     timestamp: i64,
-    /// The record's own, in µs; `i64::MIN` without one.
+    /// The record's own timestamp in µs; `i64::MIN` without one.
     own: i64,
     leader_epoch: i32,
     finished: bool,
@@ -140,16 +141,16 @@ impl Ledger {
         }
     }
 
-    /// A ledger that begins at `offset`, where the group has no committed offset.
+    /// A ledger that begins at `offset` because the group has no committed offset.
     ///
-    /// The place is itself new, and committable before any record: `auto.offset.reset = latest` would skip what comes to an idle
-    /// partition before the next start.
+    /// That offset is committable before any record: otherwise the next start with `auto.offset.reset = latest` would skip records that arrived in an idle
+    /// partition meanwhile.
     pub fn beginning(offset: i64) -> Ledger {
         Ledger::at(offset, i64::MIN)
     }
 
-    /// A ledger of a log that went back to `offset`, which is committable before any record: the group's offset, which may be above, is of a log that
-    /// is no more. `clock` is the last write timestamp that was handed out in that one.
+    /// A ledger of a log that went back to `offset`. That offset is committable before any record, because the group's offset, which may be higher, belongs
+    /// to a log that no longer exists. `clock` is the last write timestamp that was handed out for the old log.
     pub fn rewound(offset: i64, clock: i64) -> Ledger {
         Ledger {
             rewound: true,
@@ -157,7 +158,7 @@ impl Ledger {
         }
     }
 
-    /// At a place that the group does not have yet.
+    /// Starts at an offset that the group has not committed yet.
     fn at(offset: i64, clock: i64) -> Ledger {
         Ledger {
             next: Some(offset),
@@ -166,27 +167,28 @@ impl Ledger {
         }
     }
 
-    /// The same, where each record makes so many writes: it has eight write timestamps, or the multiple of eight in which they have room.
+    /// The same ledger for records that make `writes` writes each: a record gets eight write timestamps, or the next multiple of eight that has room for its
+    /// writes.
     pub fn with_writes(self, writes: usize) -> Ledger {
         let room = writes.max(1).checked_next_multiple_of(STEP);
         let writes = room.and_then(|room| i64::try_from(room).ok()).unwrap_or(i64::MAX);
         Ledger { writes, ..self }
     }
 
-    /// The group's offset, at which this ledger starts, was committed with this leader epoch.
+    /// Sets the leader epoch that was committed with the group's offset, at which this ledger starts.
     pub fn begins_after(&mut self, leader_epoch: i32) {
         if self.committed.is_some() {
             self.epoch_before = leader_epoch;
         }
     }
 
-    /// The records that come have this leader epoch.
+    /// Sets the leader epoch of the records that are admitted next.
     pub fn leads(&mut self, leader_epoch: i32) {
         self.leader_epoch = leader_epoch;
     }
 
-    /// Takes in the record at `offset` and returns the write timestamp in µs of its first write; each that follows has one more.
-    /// It is `max(own, previous + 1)`, with the record's [own](own_micros) or 0, and the last one of the record before it.
+    /// Admits the record at `offset` and returns the write timestamp of its first write in µs; each further write gets one more. The timestamp is `max(own,
+    /// previous + 1)`: `own` is the record's [own timestamp](own_micros) or 0, `previous` the last write timestamp of the record before.
     ///
     /// Offsets strictly increase. Gaps are legal: compaction and transaction markers leave them.
     ///
@@ -221,14 +223,14 @@ impl Ledger {
         Ok(timestamp)
     }
 
-    /// The lowest offset that may come next; `None` as long as none is known.
+    /// The lowest offset that may come next; `None` while none is known.
     pub fn due(&self) -> Option<i64> {
         self.next
     }
 
     /// Notes that every effect of the record at `offset` is acknowledged.
     ///
-    /// Constant time, amortised, where offsets are dense; logarithmic in the number of offsets missing from the ring else.
+    /// Amortised constant time if offsets are dense, otherwise logarithmic in the number of offsets missing from the ring.
     ///
     /// # Errors
     /// [`LedgerError::NotInFlight`] for an offset that was never admitted or is finished already.
@@ -247,7 +249,7 @@ impl Ledger {
             self.epoch_before = front.leader_epoch;
             self.ring.pop_front();
         }
-        // What once waited behind one record is not paid for ever. Half of the new room is free, so that moves are rare among records.
+        // Give back memory that records behind a slow one needed once. Half of the new capacity stays free, so that copies remain rare.
         if self.ring.capacity() > KEPT && self.ring.len() < self.ring.capacity() / 4 {
             self.ring.shrink_to((self.ring.len() * 2).max(KEPT));
         }
@@ -256,17 +258,17 @@ impl Ledger {
 
     /// The position to commit: the first unfinished offset, or the next expected one. `None` when nothing is new.
     ///
-    /// A partition may end in transaction markers or compacted records. They are never delivered, and nothing says for certain that all before them
-    /// was, so they are not committed past; [`Ledger::admit`] passes them with the next record.
+    /// A partition may end in transaction markers or compacted records. They are never delivered, and nothing proves that all records before them were, so
+    /// they are not committed past until [`Ledger::admit`] takes the next record.
     ///
-    /// For a group without a committed offset, the place where the first record appeared is itself new: committed at once, it
-    /// keeps a crash from starting over at another place (`auto.offset.reset = latest` would skip what was in flight).
+    /// If the group has no committed offset, that of the first record is committable at once. Otherwise a start after a crash could begin elsewhere
+    /// (`auto.offset.reset = latest` would skip what was in flight).
     pub fn committable(&self) -> Option<Position> {
         self.position()
             .filter(|position| self.committed.is_none_or(|committed| committed < position.offset))
     }
 
-    /// The first unfinished offset or the next expected one, committed or not; `None` as long as no offset is known.
+    /// The first unfinished offset or the next expected one, committed or not; `None` while no offset is known.
     pub fn position(&self) -> Option<Position> {
         let offset = self.first_unfinished().or(self.next)?;
         Some(Position {
@@ -287,8 +289,8 @@ impl Ledger {
         self.in_flight
     }
 
-    /// Records that a start from the group's offset repeats: all from the first unfinished one on; where a commit that may be made is not acknowledged,
-    /// all behind the last one that is, as far as offsets tell.
+    /// Records that a restart from the group's offset repeats: all from the first unfinished one on. If a committable offset is not acknowledged yet, all
+    /// from the last acknowledged one on, counted by offsets.
     pub fn left(&self) -> usize {
         match (self.committable(), self.uncommitted(), self.next) {
             (Some(_), Some(from), Some(next)) => distance(from, next).max(self.span()),
@@ -296,14 +298,14 @@ impl Ledger {
         }
     }
 
-    /// Records held, the finished ones behind an unfinished one included: what a crash at this moment repeats. The loop bounds it, for one stuck record
-    /// does not keep the others from finishing.
+    /// Records held, including finished ones behind an unfinished one: what a crash at this moment repeats. The loop bounds it, because one stuck record does
+    /// not keep the others from finishing.
     pub fn span(&self) -> usize {
         self.ring.len()
     }
 
-    /// What the finished records behind an unfinished one cost: their entries (32 bytes each), and as much again, for a ring that grows doubles its room.
-    /// The loop counts it in its budget, where of a finished record there is nothing else any more.
+    /// Memory of the finished records behind an unfinished one: their entries (32 bytes each), times two because a growing ring doubles its capacity. The
+    /// loop counts it in its budget, where a finished record no longer counts otherwise.
     pub fn waiting_bytes(&self) -> usize {
         (self.ring.len() - self.in_flight) * 2 * size_of::<Entry>()
     }
@@ -313,20 +315,21 @@ impl Ledger {
         self.ring.front().map(|entry| entry.offset)
     }
 
-    /// The own timestamp of the record at that offset, in ms since the Unix epoch; where it has none, of the first behind it that has one, for else it would
-    /// hide how late all are. So would one behind `now_ms`, of a clock that is wrong; and 0 is of a producer that has no clock. Its write timestamp would not
-    /// do for an age: behind a record of a late date that of all others is as late.
+    /// Timestamp of the first unfinished record that has a usable one, in ms since the Unix epoch. A record without one must not hide how late the partition
+    /// is, so those behind it are searched. Not usable are 0, from a producer without a clock, and times after `now_ms`, from a wrong clock. The write
+    /// timestamp is no substitute: after one record with a late date, those of all others are as late.
     pub fn first_unfinished_ms(&self, now_ms: i64) -> Option<i64> {
         let first = self.ring.iter().take(LOOKED_AT);
         first.map(|entry| entry.own / 1000).find(|ms| (1..=now_ms).contains(ms))
     }
 
-    /// Where to begin again so that everything runs that is not committed, finished or not; `None` as long as no offset is known.
+    /// Where to start again so that everything uncommitted runs, finished or not; `None` while no offset is known.
     pub fn uncommitted(&self) -> Option<i64> {
         self.committed.or(self.first)
     }
 
-    /// Whether the log went back and nothing is committed since: the group's offset, if above [`Ledger::uncommitted`], is of a log that is no more.
+    /// Whether the log went back and nothing has been committed since. The group's offset, if above [`Ledger::uncommitted`], then belongs to a log that no
+    /// longer exists.
     pub fn is_rewound(&self) -> bool {
         self.rewound
     }
@@ -341,8 +344,8 @@ impl Ledger {
         self.clock
     }
 
-    /// Where `offset` lies in the ring. Offsets strictly increase, so the distance to either end bounds the index from both
-    /// sides; where no offset is missing the bounds meet and nothing is searched.
+    /// Index of `offset` in the ring. Offsets strictly increase, so the distance to either end bounds the index from both sides; if no offset is missing, the
+    /// bounds meet and nothing is searched.
     fn index_of(&self, offset: i64) -> Option<usize> {
         let (front, back) = (self.ring.front()?.offset, self.ring.back()?.offset);
         if !(front..=back).contains(&offset) {
@@ -366,7 +369,7 @@ impl Ledger {
     }
 }
 
-/// How far `to` is above `from`, as far as a ring can be long.
+/// How far `to` is above `from`, as a number of ring entries.
 fn distance(from: i64, to: i64) -> usize {
     usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX)
 }
@@ -391,8 +394,7 @@ pub fn encode_clock(clock: i64) -> String {
     metadata
 }
 
-/// Reads what [`encode_clock`] wrote. Metadata of others, of a version not known, or with a clock that cannot be one is `None`: the clock then
-/// starts anew.
+/// Reads what [`encode_clock`] wrote. `None` for another program's metadata, an unknown version or an impossible clock; the clock then starts afresh.
 pub fn decode_clock(metadata: &[u8]) -> Option<i64> {
     let digits = std::str::from_utf8(metadata).ok()?.strip_prefix(CLOCK_PREFIX)?;
     let clock = i64::from_str_radix(digits, 36).ok()?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// What an observation showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// It moves, has nothing to do, or has not stood still for long enough.
+    /// The position moves, there is no lag, or it has not stood still for long enough.
     Moving,
     /// There is lag and the position has not changed for this long.
     Stalled(Duration),
@@ -26,12 +26,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A watchdog that calls it a stall after `limit`.
+    /// A watchdog that reports a stall after `limit`.
     pub fn new(limit: Duration) -> Progress {
         Progress { limit, standing: None }
     }
 
-    /// Takes in what is seen now: `lag` in records behind the end of the partition, `position` the first unfinished offset.
+    /// Takes in an observation: `lag` in records behind the end of the partition, `position` the first unfinished offset.
     pub fn observe(&mut self, lag: u64, position: i64, now: Instant) -> Health {
         if lag == 0 {
             self.standing = None;
@@ -53,7 +53,7 @@ impl Progress {
         }
     }
 
-    /// For so long before the next observation nobody looked, nor did any work: the process itself was stopped.
+    /// Excludes `time` before the next observation: the whole process was stopped, so nothing could progress and nothing was observed.
     pub fn unseen(&mut self, time: Duration) {
         if let Some((_, since)) = &mut self.standing {
             *since += time;

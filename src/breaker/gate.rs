@@ -13,20 +13,20 @@ use super::{Breaker, Rules, State, Verdict};
 use crate::retry::Jitter;
 use crate::telemetry::metrics::Metrics;
 
-/// Those who waited go on within this time, and not in the same instant.
+/// Waiting requests continue spread over this time, not all in the same instant.
 const SPREAD: Duration = Duration::from_millis(200);
 
-/// How often an opening is logged.
+/// An opening is logged at most this often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// The reason of a failure for which nothing was asked: a breaker was open.
+/// Failure reason of a request that was not made because a breaker was open.
 pub const NOT_ASKED: &str = "breaker_open";
 
 const CALM: u8 = 0;
 const LISTENING: u8 = 1;
 const OPEN: u8 = 2;
 
-/// What is exported of a breaker.
+/// Metrics of one breaker.
 #[derive(Debug, Clone)]
 pub struct BreakerMetrics {
     /// 0 closed, 1 half-open, 2 open.
@@ -36,7 +36,7 @@ pub struct BreakerMetrics {
 }
 
 impl BreakerMetrics {
-    /// The series of a dependency, exported from now on.
+    /// The series of one dependency, exported from now on.
     pub fn new(metrics: &Metrics, dependency: &str) -> BreakerMetrics {
         BreakerMetrics {
             state: metrics.breaker_state.of([dependency]),
@@ -54,12 +54,12 @@ pub struct Gates {
     pub mongo: Arc<Gate>,
     /// The schema registry.
     pub registry: Arc<Gate>,
-    /// The brokers, as the pipeline's producer finds them.
+    /// The brokers, as the pipeline's producer sees them.
     pub sink: Arc<Gate>,
 }
 
 impl Default for Gates {
-    /// Closed breakers that nobody looks at, with the usual rules.
+    /// Closed breakers without metrics, with the default rules.
     fn default() -> Gates {
         let gate = |name| Arc::new(Gate::new(name, Rules::default(), None));
         Gates {
@@ -86,11 +86,12 @@ struct Inner {
     breaker: Breaker,
     jitter: Jitter,
     opened: Option<Instant>,
-    /// When an opening was last logged: one that flaps is not told each time.
+    /// When an opening was last logged. A flapping breaker does not log each opening.
     told: Option<Instant>,
 }
 
-/// The right to make one request; what came of it is reported through it. Dropped without a report, a probe is given back.
+/// The right to make one request, through which its result is reported. A probe that is dropped without a report is given
+/// back.
 #[must_use = "a request that may be made must be reported"]
 #[derive(Debug)]
 pub struct Pass<'g> {
@@ -120,7 +121,7 @@ impl Gate {
         &self.name
     }
 
-    /// How it stands.
+    /// The current state.
     pub fn state(&self) -> State {
         self.inner().breaker.state()
     }
@@ -131,7 +132,7 @@ impl Gate {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // The breaker's calls do not panic, and each leaves it whole.
+        // The breaker's methods do not panic, and each leaves it consistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -161,7 +162,7 @@ impl Gate {
         }
     }
 
-    /// A request was answered, whoever made it. Costs a load while nothing fails.
+    /// A request was answered, with a [`Pass`] or without. Costs one load while nothing fails.
     pub fn succeeded(&self) {
         if self.mode.load(Ordering::Relaxed) == CALM {
             return;
@@ -180,7 +181,8 @@ impl Gate {
         }
     }
 
-    /// A request failed in a way that may pass, whoever made it; a `probe` that was [`Pass::sent`] is no longer out.
+    /// A request failed with a transient error, with a [`Pass`] or without. `probe` says that it was a probe reported by
+    /// [`Pass::sent`], which is then no longer out.
     pub fn failed(&self, probe: bool) {
         let mut inner = self.inner();
         let random = inner.jitter.next_u64();
@@ -202,7 +204,7 @@ impl Gate {
         }
     }
 
-    /// A probe that was [`Pass::sent`] is no longer out, and says nothing of the dependency.
+    /// A probe reported by [`Pass::sent`] is no longer out, and its result says nothing about the dependency.
     pub fn returned(&self) {
         let mut inner = self.inner();
         inner.breaker.returned();
@@ -226,7 +228,8 @@ impl Gate {
         }
     }
 
-    /// Waits until `until`; less if the breaker closes meanwhile, and then a moment that differs between those who wait.
+    /// Waits until `until`. If the breaker closes earlier, waits only a random moment more, so that not all continue at
+    /// once.
     pub async fn wait(&self, until: Instant) {
         let closed = self.closed.notified();
         tokio::select! {
@@ -248,17 +251,17 @@ impl Pass<'_> {
         self.gate.succeeded();
     }
 
-    /// Whether it is one of the few that an open breaker lets through.
+    /// Whether this is one of the few requests that an open breaker lets through.
     pub fn is_probe(&self) -> bool {
         self.probe
     }
 
-    /// The request was made, and what came of it is told to the [`Gate`] later.
+    /// The request was made; its result will be reported to the [`Gate`] later.
     pub fn sent(mut self) {
         self.probe = false;
     }
 
-    /// The request failed in a way that may pass.
+    /// The request failed with a transient error.
     pub fn failed(mut self) {
         let probe = std::mem::take(&mut self.probe);
         self.gate.failed(probe);
@@ -278,7 +281,7 @@ mod tests {
     use super::*;
     use crate::retry::Backoff;
 
-    /// Until a probe is due.
+    /// Delay until a probe is due.
     const AT_ONCE: Duration = Duration::ZERO;
     const LONG: Duration = Duration::from_secs(3600);
 

@@ -114,7 +114,7 @@ enum Call {
 }
 
 proptest! {
-    /// Against a list of what happened since the last success.
+    /// Compares with a list of what happened since the last success.
     #[test]
     fn never_more_probes_than_allowed_and_never_shut_for_good(
         calls in prop::collection::vec(

@@ -205,7 +205,7 @@ fn metadata_is_stable_and_foreign_metadata_is_none() {
     assert_eq!(encode_clock(1_700_000_000_000_000), "messina1:gqll7vatq8");
     assert_eq!(encode_clock(0), "messina1:0");
     assert_eq!(decode_clock(encode_clock(i64::MIN).as_bytes()), Some(i64::MIN));
-    // The last a record can have, and many writes behind it.
+    // The latest timestamp that a record can have, and many writes after it.
     let late = own_micros(Some(MAX_RECORD_TIMESTAMP_MS)).unwrap() + (1 << 50);
     assert_eq!(decode_clock(encode_clock(late).as_bytes()), Some(late));
     for later in [i64::MAX, i64::MAX / 2] {
@@ -325,7 +325,7 @@ fn a_position_has_the_leader_epoch_of_the_record_before_it() {
         epoch(&ledger)
     };
     assert_eq!([6, 5, 7].map(after), [2, 3, 4]);
-    // Of a log that went back the group's epoch says nothing.
+    // The group's epoch says nothing about a log that went back.
     let mut rewound = Ledger::rewound(3, 7000);
     rewound.begins_after(2);
     assert_eq!(epoch(&rewound), NO_EPOCH);
@@ -347,7 +347,7 @@ fn what_is_finished_is_left_until_its_commit_is_acknowledged() {
     assert_eq!(Ledger::beginning(41).left(), 0);
 }
 
-/// They run again with it.
+/// They run again together with the unfinished one.
 #[test]
 fn what_is_finished_behind_an_unfinished_one_is_left() {
     let mut ledger = Ledger::new(Some(5), i64::MIN);
@@ -446,7 +446,7 @@ fn each_write_of_a_record_has_a_timestamp_of_its_own_and_so_it_is_again() {
     let mut again = Ledger::new(Some(12), position.clock).with_writes(3);
     assert_eq!(again.admit(12, Some(4)), Ok(5016));
     assert_eq!(again.admit(13, Some(6)), Ok(6000));
-    // None, as many as there is room for, and one more.
+    // No writes, as many as have room, and one more.
     for (writes, second) in [(0, 1008), (8, 1008), (9, 1016)] {
         let mut ledger = Ledger::new(None, i64::MIN).with_writes(writes);
         let admitted = [ledger.admit(0, Some(1)), ledger.admit(1, Some(1))];

@@ -32,13 +32,13 @@ mod interface;
 #[derive(Debug)]
 enum State {
     Unassigned,
-    /// `floor` is the lowest offset that was returned and is not finished: fetching must not start above it. `rewound` is the write clock of a log that
-    /// went back, of which the group has not heard: its offset counts only below `floor`.
+    /// `floor` is the lowest offset that was delivered and is not finished: fetching must not start above it. `rewound` is the write clock of a log
+    /// that went back before the group's offset did; the group's offset then only counts if it is below `floor`.
     Starting {
         floor: Option<i64>,
         rewound: Option<i64>,
     },
-    /// The loop is to start fetching at `from`. What is returned before that comes from elsewhere, and is refused.
+    /// The loop has to start fetching at `from`. Records delivered before that come from elsewhere and are refused.
     Ready {
         ledger: Ledger,
         from: Option<i64>,
@@ -53,11 +53,11 @@ struct Place {
     partition: Partition,
     epoch: u32,
     state: State,
-    /// Records of this assignment that are in flight for the ledger, and will not come back.
+    /// Records of this assignment that are still in flight in the ledger but will not come back.
     given_up: usize,
 }
 
-/// A revocation that waits for its partitions. Those that were never assigned have no ticket, and are not waited for.
+/// A revocation that waits for its partitions. Those that were never assigned have no ticket and are not waited for.
 #[derive(Debug)]
 struct Revocation {
     members: Vec<(Partition, Option<Ticket>)>,
@@ -67,7 +67,7 @@ struct Revocation {
 /// The partitions of one consumer. See the module's page for the states and the invariants.
 #[derive(Debug, Default)]
 pub struct Assignment {
-    /// One for each partition ever assigned, at its slot.
+    /// One for each partition that was ever assigned, at its slot.
     places: Vec<Place>,
     /// Slots by topic and partition number.
     slots: Vec<Vec<Option<u32>>>,
@@ -75,17 +75,17 @@ pub struct Assignment {
     actions: VecDeque<Action>,
     /// Writes of each record; see [`Ledger::with_writes`].
     writes: usize,
-    /// The epoch given out last. One for each partition assigned: it does not wrap within the life of a process.
+    /// The last epoch given out. Each assignment of a partition gets one, so it does not wrap within the life of a process.
     epoch: u32,
 }
 
 impl Assignment {
-    /// No partition at all.
+    /// Without any partition.
     pub fn new() -> Assignment {
         Assignment::default()
     }
 
-    /// The same, of records that make so many writes each.
+    /// Without any partition, for records that make `writes` writes each.
     pub fn with_writes(writes: usize) -> Assignment {
         Assignment {
             writes,
@@ -93,9 +93,9 @@ impl Assignment {
         }
     }
 
-    /// The group gave these partitions to this consumer; librdkafka is told so once their committed offsets are known.
+    /// The group assigned these partitions to this consumer. librdkafka gets the answer once their committed offsets are known.
     ///
-    /// A partition that was still held starts anew; its former assignment is forgotten without a commit.
+    /// A partition that was still held starts again; its former assignment is forgotten without a commit.
     pub fn assigned(&mut self, partitions: &[Partition]) {
         let mut starting = Vec::with_capacity(partitions.len());
         for &partition in partitions {
@@ -117,11 +117,11 @@ impl Assignment {
         if !starting.is_empty() {
             self.actions.push_back(Action::FetchCommitted(starting));
         }
-        self.settle(None); // a revocation may have waited for what is now assigned anew
+        self.settle(None); // a revocation may have waited for a partition that is now assigned again
     }
 
-    /// The group's committed offset of a starting partition is known (`None`: there is none), with the clock from its metadata
-    /// (`i64::MIN` if that held none). The partition runs once its `Start` is taken. Answers for an assignment that is over change nothing.
+    /// The group's committed offset of a starting partition is known (`None`: there is none), with the clock from its metadata (`i64::MIN` if that held
+    /// none). The partition runs once its `Start` is taken. Ignored if the assignment is over.
     pub fn started(&mut self, ticket: Ticket, committed: Option<i64>, clock: i64) {
         self.ready(ticket, |floor, rewound| {
             let clock = rewound.map_or(clock, |own| own.max(clock));
@@ -134,7 +134,7 @@ impl Assignment {
         });
     }
 
-    /// The same where the group has no offset and would begin at the end, which is at `end` now: that is committable at once.
+    /// As [`Assignment::started`], if the group has no offset and starts at the end: the end is now at `end`, and committable at once.
     pub fn started_at_end(&mut self, ticket: Ticket, end: i64) {
         self.ready(ticket, |floor, rewound| {
             let from = floor.unwrap_or(end);
@@ -146,7 +146,7 @@ impl Assignment {
         });
     }
 
-    /// The group's offset, with which a partition has [started](Assignment::started), was committed with this leader epoch.
+    /// Sets the leader epoch that was committed with the group's offset, at which a partition has [started](Assignment::started).
     pub fn committed_in(&mut self, ticket: Ticket, leader_epoch: i32) {
         if let Some(Place {
             state: State::Ready { ledger, .. },
@@ -174,7 +174,7 @@ impl Assignment {
         });
     }
 
-    /// The group takes these partitions back, and waits for `Unassign`. What is in flight may finish until `deadline`.
+    /// The group revokes these partitions and waits for `Unassign`. What is in flight may finish until `deadline`.
     ///
     /// The list may be empty or hold partitions that were never assigned: librdkafka waits for an answer in any case.
     pub fn revoked(&mut self, partitions: &[Partition], deadline: Instant) {
@@ -185,7 +185,7 @@ impl Assignment {
         for &partition in partitions {
             let Some(slot) = self.slot(partition) else { continue };
             if let State::Starting { .. } | State::Ready { .. } = self.places[slot as usize].state {
-                self.end(slot); // nothing is in flight and nothing to commit
+                self.end(slot); // nothing is in flight, and there is nothing to commit
             }
             let state = &mut self.places[slot as usize].state;
             *state = match std::mem::replace(state, State::Unassigned) {
@@ -197,7 +197,7 @@ impl Assignment {
         self.settle(None);
     }
 
-    /// The group has already given these partitions to others. Nothing is committed; `Unassign` follows at once.
+    /// The group has already assigned these partitions to others. Nothing is committed; `Unassign` follows at once.
     pub fn lost(&mut self, partitions: &[Partition]) {
         for &partition in partitions {
             if let Some(slot) = self.slot(partition) {
@@ -208,8 +208,8 @@ impl Assignment {
         self.actions.push_back(Action::Unassign(partitions.to_vec()));
     }
 
-    /// The membership ended while revocations were pending (fenced, or the assignment was lost during the drain): everything held
-    /// is lost. Pending revocations are answered at once, without a commit.
+    /// The membership ended while revocations were pending (the member was fenced, or the assignment was lost during the drain): everything held is
+    /// lost. Pending revocations are answered at once, without a commit.
     pub fn lost_all(&mut self) {
         for slot in 0..self.places.len() as u32 {
             self.end(slot);
@@ -217,7 +217,7 @@ impl Assignment {
         self.settle(None);
     }
 
-    /// Answers the revocations whose deadline has passed. Call it by [`Assignment::next_deadline`].
+    /// Answers the revocations whose deadline has passed. To be called at [`Assignment::next_deadline`].
     pub fn tick(&mut self, now: Instant) {
         self.settle(Some(now));
     }
@@ -227,8 +227,8 @@ impl Assignment {
         self.revocations.iter().map(|revocation| revocation.deadline).min()
     }
 
-    /// The next thing to do, if any, to be done before the next record is looked at: of a partition whose `Start` is taken records are taken in.
-    /// To be asked after each call that changes the assignment, until it is `None`; later where it cannot be done yet.
+    /// The next action, if any. Call this after each call that changes the assignment, until it returns `None`, and carry out each action before
+    /// looking at the next record: once its `Start` is taken, a partition admits records. An action that cannot be carried out yet may be taken later.
     pub fn next_action(&mut self) -> Option<Action> {
         let mut action = self.actions.pop_front()?;
         if let Action::Start { ticket, from, .. } = &mut action
@@ -245,13 +245,13 @@ impl Assignment {
         Some(action)
     }
 
-    /// Whether a record of this partition would be taken in.
+    /// Whether a record of this partition would be admitted.
     pub fn accepts(&self, partition: Partition) -> bool {
         self.place(partition)
             .is_some_and(|place| matches!(place.state, State::Running(_)))
     }
 
-    /// The records of this partition that come have this leader epoch.
+    /// Sets the leader epoch of the records of this partition that are admitted next.
     pub fn leads(&mut self, partition: Partition, leader_epoch: i32) {
         if let Some(slot) = self.slot(partition)
             && let State::Running(ledger) = &mut self.places[slot as usize].state
@@ -260,10 +260,10 @@ impl Assignment {
         }
     }
 
-    /// Takes in a record that the consumer returned. `record_timestamp_ms` as in [`Ledger::admit`].
+    /// Admits a record that the consumer returned. `record_timestamp_ms` as in [`Ledger::admit`].
     ///
     /// # Errors
-    /// Those of [`Ledger::admit`]. On [`LedgerError::Behind`] the record is to be dropped, and [`Assignment::rewind`] called.
+    /// Those of [`Ledger::admit`]. On [`LedgerError::Behind`], drop the record and call [`Assignment::rewind`].
     pub fn admit(
         &mut self,
         partition: Partition,
@@ -287,7 +287,7 @@ impl Assignment {
                     due,
                 })
             }
-            // It starts at the group's own offset, or at that which the group is told, in any case.
+            // It starts at the group's offset, or at the one that will be committed as such, in any case.
             State::Ready { ledger, .. } if ledger.uncommitted().is_some() && !ledger.is_rewound() => {
                 Ok(Intake::Refused)
             }
@@ -322,7 +322,7 @@ impl Assignment {
         Ok(Completion::Counted)
     }
 
-    /// So many records more that are in flight will not come back. No revocation waits for them; nothing is committed past them.
+    /// `count` more records in flight will not come back. No revocation waits for them; nothing is committed past them.
     pub fn give_up(&mut self, ticket: Ticket, count: usize) {
         if let Some(place) = self.current(ticket) {
             place.given_up += count;
@@ -330,12 +330,12 @@ impl Assignment {
         }
     }
 
-    /// The consumer returned `offset` although a later one was due: the log itself went back (the topic was made anew, or truncated), for librdkafka
-    /// (2.12) repeats nothing of itself. False if the partition is not running.
+    /// The consumer returned `offset` although a later one was due. librdkafka (2.12) does not repeat records by itself, so the log went back: the
+    /// topic was recreated, or truncated. False if the partition is not running.
     ///
-    /// The partition gets a new assignment, whose write clock goes on from the old one. It starts at `offset`, or at the first unfinished record if
-    /// that is before: a truncated log may still hold it. The `Start` that follows seeks, so that every record from there on comes again, those that
-    /// were in flight included; what has their offsets now may be others.
+    /// The partition gets a new assignment, whose write clock continues the old one. It starts at `offset`, or at the first unfinished record if that
+    /// is earlier, because a truncated log may still hold it. The `Start` that follows seeks, so all records from there on come again, including those
+    /// that were in flight; other records may have their offsets now.
     pub fn rewind(&mut self, partition: Partition, offset: i64) -> bool {
         let Some(slot) = self.slot(partition) else { return false };
         let State::Running(ledger) = &self.places[slot as usize].state else {
@@ -357,7 +357,7 @@ impl Assignment {
         true
     }
 
-    /// Whether [`Assignment::rewind`] to `offset` repeats records that are finished: it starts at the first unfinished one if that is before.
+    /// Whether [`Assignment::rewind`] to `offset` repeats finished records, because it starts at the first unfinished one if that is earlier.
     pub fn repeats(&self, partition: Partition, offset: i64) -> bool {
         match self.place(partition).map(|place| &place.state) {
             Some(State::Running(ledger)) => {
@@ -367,8 +367,8 @@ impl Assignment {
         }
     }
 
-    /// Nothing that was done since the last commit counts: running partitions start anew from the group's offset, draining ones end
-    /// without a commit, and those that have drained leave without one.
+    /// Nothing done since the last commit counts: running partitions start again from the group's offset, draining ones end without a commit, and so do
+    /// those that have drained and wait for their commit.
     pub fn restart(&mut self) {
         self.actions.retain(|action| !matches!(action, Action::Commit(_)));
         let mut starting = Vec::new();
@@ -377,7 +377,7 @@ impl Assignment {
             let partition = place.partition;
             let (floor, rewound) = match &place.state {
                 State::Running(ledger) => (ledger.uncommitted(), clock_of_rewound(ledger)),
-                // It was to start where nothing of the old log is unfinished; now that may be above the group's offset.
+                // It was about to start where nothing of the old log is unfinished; after a restart that may be above the group's offset.
                 State::Ready { ledger, from } if ledger.is_rewound() => (*from, clock_of_rewound(ledger)),
                 State::Draining(_) => {
                     self.end(slot);
@@ -391,16 +391,16 @@ impl Assignment {
         if !starting.is_empty() {
             self.actions.push_back(Action::FetchCommitted(starting));
         }
-        self.settle(None); // a revocation may have waited for what has ended
+        self.settle(None); // a revocation may have waited for an assignment that has ended
     }
 
-    /// What may be committed now, of running and draining partitions. Report acknowledgements by [`Assignment::committed`].
+    /// What may be committed now, for running and draining partitions. Report acknowledgements by [`Assignment::committed`].
     pub fn committable(&self) -> impl Iterator<Item = (Partition, Ticket, Position)> {
         self.held()
             .filter_map(|held| Some((held.partition, held.ticket, held.ledger?.committable()?)))
     }
 
-    /// The broker acknowledged the commit of `offset`. For an assignment that is over it changes nothing.
+    /// The broker acknowledged the commit of `offset`. Ignored if the assignment is over.
     pub fn committed(&mut self, ticket: Ticket, offset: i64) {
         if let Some(Place {
             state: State::Running(ledger) | State::Draining(ledger),
@@ -411,7 +411,7 @@ impl Assignment {
         }
     }
 
-    /// All partitions held, in the order of their first assignment. To stop, [`Assignment::revoked`] takes them all.
+    /// All partitions held, in the order of their first assignment. To stop, pass them all to [`Assignment::revoked`].
     pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
         self.places.iter().zip(0..).filter_map(|(place, slot)| {
             let (phase, ledger) = match &place.state {
@@ -437,7 +437,7 @@ impl Assignment {
         self.ticket(partition).is_some()
     }
 
-    /// Answers each revocation that has nothing to wait for any more, or whose deadline is not after `now`.
+    /// Answers each revocation that has nothing left to wait for, or whose deadline has passed at `now`.
     fn settle(&mut self, now: Option<Instant>) {
         let ready = |this: &Assignment, revocation: &Revocation| {
             now.is_some_and(|now| revocation.deadline <= now)
@@ -446,7 +446,7 @@ impl Assignment {
                     .iter()
                     .any(|&(_, ticket)| ticket.is_some_and(|ticket| this.is_busy(ticket)))
         };
-        // From the start again after each: the end of one may be what another one, for the same partition, waits for.
+        // Search from the start after each answer: another revocation of the same partition may have waited for the assignment that just ended.
         while let Some(at) = self.revocations.iter().position(|revocation| ready(self, revocation)) {
             let revocation = self.revocations.remove(at);
             self.answer(&revocation);
@@ -469,7 +469,7 @@ impl Assignment {
         if !positions.is_empty() {
             self.actions.push_back(Action::Commit(positions));
         }
-        // What was assigned again meanwhile is no part of this revocation any more.
+        // A partition that was assigned again meanwhile is no longer part of this revocation.
         let partitions = revocation.members.iter().map(|&(partition, _)| partition);
         let gone = partitions
             .filter(|&partition| self.ticket(partition).is_none())
@@ -477,7 +477,7 @@ impl Assignment {
         self.actions.push_back(Action::Unassign(gone));
     }
 
-    /// Whether this assignment is current, draining, and not drained of what will come back.
+    /// Whether this assignment is current and draining, and records that will come back are still in flight.
     fn is_busy(&self, ticket: Ticket) -> bool {
         self.places
             .get(ticket.slot as usize)
@@ -526,7 +526,7 @@ impl Assignment {
         })
     }
 
-    /// The place of an assignment that is not over.
+    /// The place of this assignment, unless it is over.
     fn current(&mut self, ticket: Ticket) -> Option<&mut Place> {
         let place = self.places.get_mut(ticket.slot as usize)?;
         (place.epoch == ticket.epoch && !matches!(place.state, State::Unassigned)).then_some(place)
@@ -541,7 +541,7 @@ impl Assignment {
         *self.slots.get(usize::from(partition.topic))?.get(index)?
     }
 
-    /// The slot of a partition, new if it was never assigned. None for a negative number, which Kafka does not give out.
+    /// The slot of a partition; a new one if it was never assigned. `None` for a negative number, which Kafka does not assign.
     fn slot_or_new(&mut self, partition: Partition) -> Option<u32> {
         if let Some(slot) = self.slot(partition) {
             return Some(slot);
@@ -554,7 +554,7 @@ impl Assignment {
         if of_topic.len() <= index {
             of_topic.resize(index + 1, None);
         }
-        let slot = self.places.len() as u32; // Kafka knows far fewer than four billion partitions
+        let slot = self.places.len() as u32; // Kafka supports far fewer than four billion partitions
         of_topic[index] = Some(slot);
         self.places.push(Place {
             partition,
@@ -566,7 +566,7 @@ impl Assignment {
     }
 }
 
-/// The write clock of a log that went back, until the group's offset has gone back with it.
+/// The write clock of a log that went back, until the group's offset has been set back, too.
 fn clock_of_rewound(ledger: &Ledger) -> Option<i64> {
     ledger.is_rewound().then(|| ledger.clock())
 }

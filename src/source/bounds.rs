@@ -6,18 +6,18 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How much of a second may be taken at once.
+/// How many seconds' worth of records may be taken at once.
 const BURST: f64 = 0.25;
 
 /// See the module's page. Shared by the consumers of a pipeline.
 #[derive(Debug)]
 pub struct Bounds {
-    /// The first offset of each partition that is not taken, by topic; of others nothing is.
+    /// The first offset of each partition that is not taken, by topic. Nothing is taken from other partitions.
     ends: HashMap<String, HashMap<i32, i64>>,
     pace: Option<Mutex<Pace>>,
 }
 
-/// So many a second, without bursts.
+/// A rate limiter without bursts.
 #[derive(Debug)]
 pub struct Pace {
     per_second: f64,
@@ -26,7 +26,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// So many a second, above 0; the first may be taken at once.
+    /// `per_second` must be above 0; the first may be taken at once.
     pub fn new(per_second: f64, now: Instant) -> Pace {
         Pace {
             per_second,
@@ -35,7 +35,7 @@ impl Pace {
         }
     }
 
-    /// Takes one, if one may be taken now; else how long it takes until then.
+    /// Takes one, if one may be taken now; otherwise returns how long it takes until then.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
         if self.has_room(now) {
             self.tokens -= 1.0;
@@ -54,7 +54,7 @@ impl Pace {
 }
 
 impl Bounds {
-    /// Up to these ends, and so many records a second where that is bounded.
+    /// Up to these ends, and at most `per_second` records a second if that is given.
     pub fn new(ends: HashMap<(String, i32), i64>, per_second: Option<f64>, now: Instant) -> Bounds {
         let pace = per_second.map(|per_second| Mutex::new(Pace::new(per_second, now)));
         let mut by_topic: HashMap<String, HashMap<i32, i64>> = HashMap::new();
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(pace.take(begin), Ok(()));
         assert_eq!(pace.take(begin), Err(Duration::from_millis(250)));
         assert_eq!(pace.take(begin + Duration::from_millis(250)), Ok(()));
-        // An hour in which nothing was taken, such as of records that nobody asked for.
+        // Nothing was taken for an hour, for example because nobody asked for records.
         let later = begin + Duration::from_secs(3600);
         assert_eq!(pace.take(later), Ok(()));
         assert_eq!(pace.take(later), Err(Duration::from_millis(250)));

@@ -73,69 +73,68 @@ use transaction::Transactions;
 pub(crate) use workers::AT_WORK;
 use workers::Workers;
 
-/// Records taken in one round before what has ended is looked at again.
+/// Records taken per round before ended events are handled again.
 const ROUND: usize = 256;
-/// How long intake is refused before the partitions are paused: a pause throws away what was fetched, and librdkafka takes up to
-/// a second to go on after it.
+/// How long intake is refused before the partitions are paused: a pause discards what was fetched, and librdkafka takes up to a second to continue after it.
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
-/// How long a registry is given to answer before what waits for it is paused alone.
+/// How long the registry may take to answer before a partition that waits for it is paused by itself.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How long it is given no time at all after that: a partition whose records each name another schema is soon fetched again, and waits again.
+/// After such a pause, how long the registry gets no time at all: a partition whose records each name another schema is soon fetched again, and waits again.
 const IMPATIENT_FOR: Duration = Duration::from_secs(10);
-/// Between commits.
+/// Interval between commits.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// How long after its subscription a member is not closed that has not joined yet. The group's answer to the first request to join is the member's
-/// name; who goes before it comes can not say so, and the group waits for it until the end of its session.
+/// A member that has not joined yet is not closed earlier than this after its subscription. The group's answer to the first join request contains the
+/// member's id. A member that goes before cannot leave the group, which then waits for it until its session times out.
 const NAMED_AFTER: Duration = Duration::from_secs(2);
-/// How long a consumer may take to be closed. Brokers that do not answer hold it up for as long as librdkafka waits for them (`socket.timeout.ms`, a
-/// minute), which passes; what takes longer by far is never over.
+/// How long a consumer may take to close. Brokers that do not answer delay it for as long as librdkafka waits for them (`socket.timeout.ms`, a minute), but
+/// what takes far longer never ends.
 const CLOSES_WITHIN: Duration = Duration::from_secs(300);
-/// Between status updates.
+/// Interval between status updates.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
 
-/// What a loop is made of.
+/// The parts of a loop.
 pub struct Parts {
     /// The consumer; subscribed by the loop.
     pub consumer: Arc<StreamConsumer<SourceContext>>,
     /// The topics.
     pub topics: Vec<String>,
-    /// Where partitions begin of which the group has no offset.
+    /// Where partitions begin for which the group has no offset.
     pub offset_reset: OffsetReset,
-    /// What null values end as.
+    /// How records without a value end.
     pub tombstone: OnTombstone,
     /// The order of events.
     pub order: Order,
-    /// The share of the pipeline's budget that this loop has.
+    /// This loop's share of the pipeline's budget.
     pub budget: Budget,
-    /// What moves the budget's limit of records; none where that is fixed.
+    /// Adapts the budget's limit of records; `None` if that is fixed.
     pub concurrency: Option<Concurrency>,
     /// How many ended events are kept for reuse: as many as may be in flight.
     pub pool: usize,
-    /// When dead letters are an outage; shared by no other loop. A consumer that takes the place of another goes on with that one's.
+    /// When dead letters count as an outage; not shared with other loops. A consumer that replaces another one takes over its limits.
     pub limits: Option<Limits>,
     /// Plans by schema.
     pub schemas: Arc<Schemas>,
-    /// What runs events.
+    /// Runs the events.
     pub runtime: Arc<Runtime>,
     /// Where tasks run.
     pub io: Handle,
-    /// What the loop says of itself.
+    /// The published status of the loop.
     pub state: Arc<LoopState>,
-    /// How long the loop's thread rests at a time.
+    /// The loop's share in the rests of its thread.
     pub rest: Arc<Rest>,
-    /// Whether the group keeps its place for a while when it ends (`group.instance.id`).
+    /// Whether the group keeps the member's place for a while after it ends (`group.instance.id`).
     pub static_member: bool,
-    /// Whether the group speaks the classic protocol, in which members join and leave by requests of their own.
+    /// Whether the group uses the classic protocol, in which members join and leave by requests of their own.
     pub classic: bool,
     /// How long a drain may take, before a rebalance and at the end.
     pub drain_timeout: Duration,
-    /// How long lag without progress is no stall yet.
+    /// How long lag without progress is not yet a stall.
     pub stall_after: Duration,
     /// True once the process stops.
     pub stop: watch::Receiver<bool>,
-    /// What commits as one what is published and where it came from; none under `at_least_once`.
+    /// Commits outputs together with the offsets they came from; `None` under `at_least_once`.
     pub transactions: Option<TransactionParts>,
-    /// What a replay takes; none takes all.
+    /// The limits of a replay; without them everything is taken.
     pub bounds: Option<Arc<Bounds>>,
 }
 
@@ -144,18 +143,18 @@ pub struct Parts {
 pub enum End {
     /// Everything in flight finished and was committed.
     Drained,
-    /// The deadline came first, some came back unfinished, or the last commit was not acknowledged; so many records will be processed again, finished
-    /// ones behind an unfinished one among them.
+    /// The deadline came first, some events came back unfinished, or the last commit was not acknowledged. This many records will be processed again,
+    /// including finished ones behind an unfinished one.
     Abandoned(usize),
     /// It could not go on.
     Halted(Failure),
-    /// Another consumer has to take its place and start from the last commit: it stood still although nothing held it, or an output was refused
-    /// whose turn is over, or brokers have forgotten its transactional id, have no transaction of its producer, or fenced it, or that producer cannot begin a
-    /// transaction or go on with one.
+    /// Another consumer has to replace it and start from the last commit. It stood still although nothing held it up; or an output was refused after its turn
+    /// was over; or brokers have forgotten its transactional id, have no transaction of its producer, or fenced it; or that producer cannot begin or continue
+    /// a transaction.
     Replaced {
-        /// In words.
+        /// The reason, in words.
         why: String,
-        /// Whether it had taken records before; where brokers know nothing of its transactions, whether it had committed one.
+        /// Whether it had taken records; if brokers know nothing of its transactions, whether it had committed one.
         took: bool,
         /// Records that run again.
         left: usize,
@@ -163,7 +162,7 @@ pub enum End {
 }
 
 impl End {
-    /// That of a consumer which was told to stop and has left so many records.
+    /// The end of a consumer that was told to stop and leaves this many records.
     fn stopped(left: usize) -> End {
         match left {
             0 => End::Drained,
@@ -172,25 +171,25 @@ impl End {
     }
 }
 
-/// What the loop keeps for a partition beside its ledger.
+/// What the loop keeps for a partition in addition to its ledger.
 struct Held {
     ticket: Ticket,
     begun: Instant,
     tenure: Arc<Tenure>,
     parked: VecDeque<Box<Event>>,
-    /// Since when there have always been some.
+    /// Since when there have been parked events without a break.
     parked_since: Option<Instant>,
-    /// Paused alone, for as long as any are parked.
+    /// Paused by itself, as long as events are parked.
     waits: bool,
-    /// What comes next is no older than this: the time of the record taken last, or when nothing was seen to wait after that.
+    /// The next record is no older than this: the time of the record taken last, or a later time at which no record was seen to wait.
     since_ms: Option<i64>,
-    /// The offset that the group has, as far as is known.
+    /// The group's committed offset, as far as it is known.
     committed: Option<i64>,
     metrics: PartitionMetrics,
 }
 
 impl Held {
-    /// The group has this offset.
+    /// Notes the group's committed offset.
     fn committed(&mut self, offset: i64) {
         self.committed = Some(offset);
         self.metrics.committed_offset.set(offset);
@@ -199,52 +198,52 @@ impl Held {
 
 /// Where a partition is to start.
 enum Begin {
-    /// At the group's offset, if it has one, with the write clock and the leader epoch beside it.
+    /// At the group's offset, if it has one, with the write clock and the leader epoch stored with it.
     Committed(Option<i64>, i64, i32),
-    /// At its end, which is here: the group has no offset.
+    /// At its end, which is this offset, because the group has none.
     End(i64),
 }
 
-/// What the group was asked of its offsets.
+/// The group's answer about its committed offsets.
 enum Fetched {
     /// Where these start.
     Known(Vec<(Ticket, Begin)>),
-    /// It has not said that of these, though asked so many times: it is asked again.
+    /// It has not answered for these in this many attempts, so it is asked again.
     Unknown(Vec<(Partition, Ticket)>, u32),
 }
 
 type Resolved = (u32, Result<Arc<SchemaPlan>, Failure>);
-/// What has arrived of a commit, whether that was begun at the end, and what came of it.
+/// The offsets of a commit that have arrived, whether it was begun at the end of the loop, and its result.
 type Committed = (Vec<(Partition, Ticket, i64)>, bool, KafkaResult<()>);
-/// Its number, and where it failed why, and how many partitions of it have not arrived.
+/// The number of a commit of leaving partitions; if it failed, why, and how many of its partitions did not arrive.
 type Left = (u64, Result<(), (KafkaError, usize)>);
 
 struct Loop {
     parts: Parts,
     topics: Vec<Arc<str>>,
-    /// That of the record taken last, by its place among them.
+    /// Index in `topics` of the topic of the record taken last.
     last_topic: u16,
     assignment: Assignment,
     held: HashMap<Partition, Held, foldhash::fast::RandomState>,
     watchdogs: Watchdogs,
     ends: Ends,
-    /// Assigned by the group, and not yet by us to librdkafka: offsets are being fetched.
+    /// Assigned by the group, but not yet passed to librdkafka: offsets are being fetched.
     unanswered: HashSet<Partition>,
-    /// Whether librdkafka has an answer to the last assignment, be it without some of these.
+    /// Whether librdkafka has an answer to the last assignment, even if that lacks some of `unanswered`.
     answered: bool,
     cooperative: bool,
     lanes: Lanes<Box<Event>>,
-    /// In place of lanes, where events of one key may run at the same time.
+    /// Replaces the lanes if events of one key may run at the same time.
     turns: Option<Turns<Ticket>>,
     completions: Arc<Completions>,
     workers: Workers,
     gathering: Gathering<Member>,
     plans: Plans,
-    /// Schemas that the registry was asked for, and when.
+    /// Schemas that the registry is being asked for, and since when.
     resolving: HashMap<u32, Instant>,
-    /// Until then nothing is taken in, or until a schema is known.
+    /// Intake is held until this time, or until a schema is known.
     hold_until: Option<Instant>,
-    /// Until then intake is not held so: a partition was paused alone.
+    /// Until this time intake is not held for a schema, because a partition was paused by itself.
     impatient_until: Option<Instant>,
     resolved: (mpsc::UnboundedSender<Resolved>, mpsc::UnboundedReceiver<Resolved>),
     fetched: (mpsc::UnboundedSender<Fetched>, mpsc::UnboundedReceiver<Fetched>),
@@ -260,54 +259,54 @@ struct Loop {
     stopping: Option<Instant>,
     last_commit: Option<Instant>,
     transactions: Option<Transactions>,
-    /// When brokers fenced its producer last, or that of one whose place it has taken.
+    /// When brokers last fenced its producer, or that of a consumer that it replaces.
     fenced: Option<Instant>,
-    /// How far records are told that are gone from their log: before the next commit their place may come again.
+    /// Up to where records that are gone from their log were reported: before the next commit the same place may be read again.
     gone_until: HashMap<Partition, i64>,
-    /// Where these started, with the leader epoch before that: librdkafka was not ready to validate it.
+    /// Start offsets, with the leader epoch before each, that librdkafka was not ready to validate.
     unvalidated: HashMap<Partition, (i64, i32)>,
-    /// When the drain that was begun last has to be over.
+    /// Deadline of the drain that began last.
     drain_by: Instant,
     committing: bool,
     committed: (mpsc::UnboundedSender<Committed>, mpsc::UnboundedReceiver<Committed>),
-    /// The commit before partitions are given back: its number, when it is not waited for any more, and how many they are.
+    /// The commit before partitions are given back: its number, until when it is waited for, and the number of partitions.
     leaving: Option<(u64, Instant, usize)>,
     commits_left: u64,
     left: (mpsc::UnboundedSender<Left>, mpsc::UnboundedReceiver<Left>),
-    /// Records that run again elsewhere or later, since the loop is to stop: thrown away by aborts, or of partitions that left without their commit.
+    /// Records that run again elsewhere or later, counted since the loop began to stop: aborts threw them away, or their partitions left without a commit.
     thrown_away: usize,
-    /// Records that the consumer before has left, as long as none has come to this one.
+    /// Records that the previous consumer left, until this one has taken a record or caught up.
     left_before: usize,
     halted: Option<Failure>,
-    /// Why another consumer has to take this one's place.
+    /// Why another consumer has to replace this one.
     replace: Option<String>,
-    /// Its producer is over, and was withdrawn.
+    /// Its producer cannot be used any more and was withdrawn.
     withdrawn: bool,
     took: bool,
-    /// Something came out of librdkafka's queue since the status was last brought up to date.
+    /// Something came out of librdkafka's queue since the last status.
     took_since_status: bool,
     hearing: Hearing,
     last_complaint: Option<Instant>,
-    /// When it was last seen to whom the producer sends.
+    /// When the producer was last checked for sending to former leaders.
     looked_at_producer: Option<Instant>,
-    /// When librdkafka said last that it cannot reach a broker.
+    /// When librdkafka last reported that it cannot reach a broker.
     last_unreachable: Option<Instant>,
     seen: Option<Seen>,
     gauges: Gauges,
     refused: Refused,
     stopped_by_limit: bool,
-    /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
+    /// So many finished records wait behind an unfinished one that the ledger has to be bounded.
     ledger_full: bool,
-    /// What these cost in all ledgers, as of the last status.
+    /// Memory of such records in all ledgers, as of the last status.
     waiting_bytes: usize,
     joined: bool,
-    /// The group took all partitions as lost, in this epoch of the member, and has not answered since.
+    /// All partitions were lost in this epoch of the member, and the group has not answered since.
     lost: Option<i32>,
     last_errors: VecDeque<String>,
     jitter: Jitter,
 }
 
-/// Runs one consumer until it is told to stop or cannot go on; `kept` is what it has of the one before, and leaves to the next.
+/// Runs one consumer until it is told to stop or cannot go on. `kept` is what it takes over from the previous consumer and leaves to the next.
 async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     if let Some(limits) = kept.limits.take() {
         parts.limits = Some(limits);
@@ -317,7 +316,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
         Err(end) => {
             kept.limits = parts.limits.take();
             parts.consumer.context().close();
-            // It waits for librdkafka's threads, and other loops may run on this one.
+            // Dropping it waits for librdkafka's threads, and other loops may run on this thread.
             let io = parts.io.clone();
             drop(io.spawn_blocking(move || drop(parts)));
             return end;
@@ -339,7 +338,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     let end = AssertUnwindSafe(this.live(&consumer, named_by)).catch_unwind().await;
     if end.is_err() {
         this.consumer_closes();
-        // Its last status says that it runs, and to close the consumer may take minutes.
+        // Its last status says that it runs, and closing the consumer may take minutes.
         this.parts.state.fallen();
     }
     *kept = Kept {
@@ -349,7 +348,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
         left: this.left_before,
         gone_until: std::mem::take(&mut this.gone_until),
     };
-    // It waits for its consumer to be closed, and other loops may run on this thread.
+    // Dropping it waits until its consumer is closed, and other loops may run on this thread.
     let (io, name) = (this.parts.io.clone(), this.name());
     let closing = io.spawn_blocking(move || drop((this, consumer)));
     let closed = closes(CLOSES_WITHIN, closing).await;
@@ -364,12 +363,12 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     unclosed(end)
 }
 
-/// Whether what closes a consumer is over in time, were it by a panic.
+/// Whether closing a consumer ends in time, even by a panic.
 async fn closes(within: Duration, closing: impl Future) -> bool {
     tokio::time::timeout(within, closing).await.is_ok()
 }
 
-/// How a loop ends whose consumer is never closed: the next one would wait for what this one keeps, and nobody would hear of it.
+/// The end of a loop whose consumer never closes: the next one would wait for what this one holds, without a message.
 fn unclosed(end: End) -> End {
     match end {
         End::Replaced { why, .. } => {
@@ -381,12 +380,12 @@ fn unclosed(end: End) -> End {
     }
 }
 
-/// Whatever ends the loop, a panic included: from here on the group is answered at once, or the consumer could not close.
+/// However the loop ends, even by a panic: from here on the group is answered at once, otherwise the consumer could not close.
 impl Drop for Loop {
     fn drop(&mut self) {
         self.parts.consumer.context().close();
         self.completions.close();
-        // What still runs comes back to nobody.
+        // Events that still run will not come back to the loop.
         let left = self.parts.budget.records();
         self.parts.runtime.metrics.given_up.inc_by(left as u64);
     }
@@ -413,7 +412,7 @@ impl Loop {
             cooperative: true,
             lanes: Lanes::new(parts.order),
             turns: parts.runtime.program.commutes().then(|| {
-                // Without an output nobody can see an order.
+                // Without an output nobody can see the order.
                 Turns::new(if parts.runtime.sink.is_some() {
                     parts.order
                 } else {
@@ -471,7 +470,7 @@ impl Loop {
         }
     }
 
-    /// From the subscription to the farewell.
+    /// Runs the loop and leaves the group.
     async fn live(&mut self, consumer: &StreamConsumer<SourceContext>, named_by: Instant) -> End {
         let end = self.turn(consumer).await;
         self.wait_for_ends().await;
@@ -480,7 +479,7 @@ impl Loop {
         }
         self.consumer_closes();
         self.leave_group(consumer).await;
-        // It has no partitions any more, and nobody brings the last status up to date.
+        // It has no partitions any more, and nothing updates the status after this.
         self.assignment = Assignment::new();
         let _ = self.publish_status(match &end {
             End::Halted(_) => "halted",
@@ -524,10 +523,10 @@ impl Loop {
             self.workers.go_first().await;
 
             let now = Instant::now();
-            // A transaction carries the offsets of what has drained, or an abort withdraws them.
+            // Before the transaction: it carries the offsets of what has drained, or an abort withdraws them.
             self.act();
             self.transact(now);
-            // One that was full has made room for the next by now.
+            // By now a full transaction has made room for the next one.
             self.write_what_is_due(now);
             if now >= next_commit {
                 self.commit();
@@ -569,7 +568,7 @@ impl Loop {
             tokio::select! {
                 () = self.completions.ready() => {}
                 message = stream.next(), if polls => {
-                    // A loop that ends takes nothing in; what is not admitted is not committed past.
+                    // A stopping loop admits nothing; what is not admitted is not committed past.
                     if let Some(message) = message && self.stopping.is_none() {
                         self.take(message);
                     }
@@ -604,7 +603,7 @@ impl Loop {
         !self.is_closed() && self.is_paced()
     }
 
-    /// Whether nothing is taken in before something ends; the pace of a replay is a matter of time alone.
+    /// Whether nothing is admitted before something ends. The pace of a replay does not count, because it only waits for time.
     fn is_closed(&self) -> bool {
         self.is_full()
             || self.stopping.is_some()
@@ -617,12 +616,12 @@ impl Loop {
         self.transactions.as_ref().is_none_or(Transactions::has_room)
     }
 
-    /// Whether intake rests for the moment that a registry may take to answer: too short for a pause, and no want of room.
+    /// Whether intake is held for the moment that the registry may take to answer: too short for a pause, and not a lack of room.
     fn holds_intake(&self) -> bool {
         self.hold_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Whether the pace of a replay lets another record in.
+    /// Whether the pace of a replay allows another record.
     fn is_paced(&self) -> bool {
         let bounds = self.parts.bounds.as_ref();
         bounds.is_none_or(|bounds| bounds.has_room(Instant::now()))
@@ -661,7 +660,7 @@ impl Loop {
         }
     }
 
-    /// Those of a list that are not paused alone.
+    /// The partitions of a list that are not paused by themselves.
     fn without_waiting(&self, list: &TopicPartitionList) -> TopicPartitionList {
         let mut others = TopicPartitionList::with_capacity(list.count());
         for element in list.elements() {

@@ -21,37 +21,37 @@ use crate::kafka::login::Logins;
 use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::limit::Limiter;
 
-/// What a callback said.
+/// What a callback reported.
 #[derive(Debug)]
 pub enum Notice {
-    /// The group gives these partitions.
+    /// The group assigns these partitions.
     Assigned {
         /// Topic and partition.
         partitions: Vec<(String, i32)>,
         /// Whether the rest of the assignment stays.
         cooperative: bool,
     },
-    /// The group takes these partitions.
+    /// The group revokes these partitions.
     Revoked {
         /// Topic and partition.
         partitions: Vec<(String, i32)>,
         /// Whether the rest of the assignment stays.
         cooperative: bool,
-        /// Whether they have gone already.
+        /// Whether they were lost: others may have them already.
         lost: bool,
     },
     /// The consumer cannot go on.
     Fatal(KafkaError, String),
 }
 
-/// What the brokers answered to librdkafka's last request for records of a partition.
+/// The brokers' answer to librdkafka's last fetch of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// None has come.
+    /// No answer yet.
     None,
     /// An error.
     Error,
-    /// Records, or that there are none, and where the partition ends.
+    /// Records or none, and the end of the partition.
     End,
 }
 
@@ -60,30 +60,30 @@ pub enum Answer {
 pub struct Extent {
     /// The last answer.
     pub answer: Answer,
-    /// The offset behind the last record that can be read, as of the last answer that said so.
+    /// The offset after the last record that can be read, as of the last answer that contained it.
     pub end: Option<i64>,
-    /// Offsets behind that which no consumer can read yet: a transaction that is still open has one of them, and withholds all.
+    /// Number of offsets after the end that no consumer can read yet: one of them belongs to an open transaction, which withholds them all.
     pub withheld: i64,
-    /// The offset that it fetches from.
+    /// The offset that it fetches next.
     pub next: i64,
-    /// Everything up to the end has been fetched, markers of transactions included, which are never delivered.
+    /// Everything up to the end has been fetched, including transaction markers, which are never delivered.
     pub fetched: bool,
-    /// Nothing that was fetched of it waits to be taken: it has come out of the queue, or there was nothing.
+    /// No fetched record of this partition waits to be taken: all have come out of the queue, or there were none.
     pub passed: bool,
-    /// The offset behind what came out of the queue last, markers of transactions included; below 0 where nothing has.
+    /// The offset after the last one that came out of the queue, including transaction markers; below 0 if none has.
     pub taken: i64,
-    /// So many messages of it have come.
+    /// Number of messages received from it.
     received: u64,
-    /// Nothing that was fetched waits to be taken, of any partition: librdkafka has one queue for all that a consumer holds.
+    /// No fetched record of any partition waits to be taken: librdkafka has one queue for all partitions of a consumer.
     pub queue_empty: bool,
-    /// The connection to the broker that leads it is up.
+    /// The connection to its leader is up.
     pub leader_up: bool,
 }
 
 impl Extent {
-    /// What the statistics say; an error leaves the end as it was known `before`.
+    /// The extent according to the statistics. After an error, the end stays as it was `before`.
     fn of(partition: &statistics::Partition, leader_up: bool, before: Option<&Extent>) -> Extent {
-        // The end of committed transactions is what a consumer can reach.
+        // A consumer can read up to the end of committed transactions (the last stable offset).
         let end = [partition.ls_offset, partition.hi_offset].into_iter().find(|o| *o >= 0);
         let answer = match (end, partition.hi_offset) {
             (Some(_), _) => Answer::End,
@@ -100,8 +100,8 @@ impl Extent {
             },
             next: partition.next_offset,
             fetched: end.is_some_and(|end| partition.next_offset >= end),
-            // A marker that comes out of the queue moves the place of the application like a record. What retention or compaction took away does not:
-            // what was passed stays so until more has come.
+            // A transaction marker that comes out of the queue advances the application's offset like a record, but records removed by retention or
+            // compaction do not. So a partition stays `passed` until more messages have been received.
             passed: queue_empty
                 || partition.rxmsgs == 0
                 || partition.app_offset >= partition.next_offset
@@ -114,7 +114,7 @@ impl Extent {
     }
 }
 
-/// What librdkafka gives for an offset that it has not learned.
+/// librdkafka's value for an unknown offset.
 const UNKNOWN_OFFSET: i64 = RD_KAFKA_OFFSET_INVALID as i64;
 
 type Extents = HashMap<(String, i32), Extent>;
@@ -126,18 +126,18 @@ pub struct SourceContext {
     notices: Mutex<Vec<Notice>>,
     extents: Mutex<Extents>,
     reports: AtomicU64,
-    /// Those, and lines of the log: what a poll takes and does not yield.
+    /// Reports and log lines: what a poll handles without yielding a message.
     heard: AtomicU64,
     waits: AtomicBool,
     closing: AtomicBool,
     logins: Logins,
     brokers: Arc<AtomicUsize>,
-    /// Errors that were logged.
+    /// Limits how often the same error is logged.
     told: Limiter<String>,
 }
 
 impl SourceContext {
-    /// A context without notices. `brokers` is the most that there were at one time, as far as is known: one that is down is not told of, and comes back.
+    /// A context without notices. `brokers` is the largest number of brokers known at one time: one that is down is not reported, but comes back.
     pub fn new(pipeline: &str, statistics: KafkaMetrics, logins: Logins, brokers: Arc<AtomicUsize>) -> SourceContext {
         SourceContext {
             pipeline: pipeline.to_owned(),
@@ -158,7 +158,7 @@ impl SourceContext {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
     }
 
-    /// Takes what the callbacks said since the last time.
+    /// Takes what the callbacks reported since the last call.
     pub fn take(&self) -> Vec<Notice> {
         std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -169,25 +169,25 @@ impl SourceContext {
         extents.get(&(topic.to_owned(), partition)).copied()
     }
 
-    /// How often librdkafka has reported its statistics: once a second, as long as it is polled and works.
+    /// How often librdkafka has reported its statistics: once a second while it is polled and works.
     pub fn reports(&self) -> u64 {
         self.reports.load(Ordering::Relaxed)
     }
 
-    /// Whether the consumer waits for its loop: what is reported meanwhile is not shown, for another consumer of its name may still run.
+    /// Sets whether the consumer waits for its loop. Meanwhile its statistics are not shown, because another consumer of the same name may still run.
     pub fn waits(&self, waits: bool) {
         self.waits.store(waits, Ordering::Release);
     }
 
-    /// From now on rebalances are answered at once: the loop has ended.
+    /// The loop has ended: from now on rebalances are answered at once.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.statistics.close();
     }
 }
 
-/// What of `list` is assigned to the consumer. The group may take what it gave while the consumer closed, which took nothing then, and
-/// librdkafka refuses to take away what is not there, and with it the whole answer.
+/// The partitions of `list` that are assigned to the consumer. A closing consumer does not take what the group assigns to it, but the group may revoke
+/// that again. librdkafka refuses to unassign a partition that is not assigned, and with it the whole answer.
 pub fn held_of<C: Consumer<SourceContext>>(consumer: &C, list: &TopicPartitionList) -> TopicPartitionList {
     let mut both = TopicPartitionList::new();
     if let Ok(held) = consumer.assignment() {
@@ -211,7 +211,7 @@ impl ClientContext for SourceContext {
     fn stats(&self, statistics: Statistics) {
         self.heard.fetch_add(1, Ordering::Relaxed);
         self.reports.fetch_add(1, Ordering::Relaxed);
-        // The group's coordinator and bootstrap addresses have the id -1, and so has the leader of a partition without one.
+        // The group's coordinator and bootstrap addresses have the id -1, as has the leader of a partition without one.
         let brokers = || statistics.brokers.values().filter(|broker| broker.nodeid >= 0);
         let known: HashSet<i32> = brokers().map(|broker| broker.nodeid).collect();
         self.brokers.fetch_max(known.len(), Ordering::Relaxed);
@@ -224,7 +224,7 @@ impl ClientContext for SourceContext {
         let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
         for topic in statistics.topics.values() {
             for partition in topic.partitions.values() {
-                // -1 is where records wait that have no partition yet.
+                // Partition -1 holds records without a partition.
                 if partition.partition >= 0 {
                     let leader_up = up.contains(&partition.leader);
                     let place = (topic.topic.clone(), partition.partition);
@@ -270,7 +270,7 @@ impl ConsumerContext for SourceContext {
                 cooperative,
             }
         } else {
-            // The binding calls for no other code.
+            // The binding calls this for no other code.
             Notice::Revoked {
                 partitions: partitions(list),
                 cooperative,
@@ -285,10 +285,10 @@ pub fn consumer(config: &ClientConfig, context: SourceContext) -> KafkaResult<St
     rdkafka::config::ClientConfig::create_with_context(config, context)
 }
 
-/// Takes all reports that wait for a consumer which has not subscribed, so that no record comes: librdkafka queues one a second, without a bound.
+/// Takes all pending reports of a consumer that has not subscribed, and thus receives no records: librdkafka queues one report a second, without a bound.
 pub fn take_reports(consumer: &StreamConsumer<SourceContext>) {
     let (context, mut stream) = (consumer.context(), consumer.stream());
-    // A poll takes one report or line of the log, and yields nothing for it. With `debug` a poll may itself be such a line.
+    // A poll handles one report or log line and yields nothing for it. With `debug`, a poll may itself log a line, hence the bound.
     for _ in 0..10_000 {
         let before = context.heard.load(Ordering::Relaxed);
         if stream.next().now_or_never().is_none() && context.heard.load(Ordering::Relaxed) == before {
@@ -409,13 +409,13 @@ mod tests {
             let partition = statistics::Partition {
                 app_offset: 100,
                 rxmsgs,
-                // They are of others.
+                // These belong to other partitions.
                 ..partition(end, end, 7)
             };
             Extent::of(&partition, true, before)
         };
         let read = of(100, 10, None);
-        // Retention took what came next, all of it.
+        // Retention deleted all that came next.
         let reset = of(150, 10, Some(&read));
         assert!(read.passed && reset.passed && of(150, 10, Some(&reset)).passed);
         let more = of(151, 11, Some(&reset));
@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(refused.withheld, 3);
         let committed = Extent::of(&partition(11, 7, 0), true, Some(&refused));
         assert_eq!((committed.end, committed.withheld), (Some(11), 0));
-        // Of brokers without transactions librdkafka gives the one for the other, and at first neither is known.
+        // With brokers that lack transactions, librdkafka uses one offset for both; at first neither is known.
         assert_eq!(
             Extent::of(&partition(UNKNOWN_OFFSET, UNKNOWN_OFFSET, 0), true, None).withheld,
             0

@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 
-/// A rest is this part of a record's time, and no longer than [`LONGEST`].
+/// A rest takes this fraction of a record's latency, and no longer than [`LONGEST`].
 const PART: u32 = 32;
 const LONGEST: Duration = Duration::from_micros(500);
-/// What would be shorter is none: the kernel takes about as long to wake a thread that sleeps.
+/// Shorter rests are left out: the kernel takes about as long to wake a sleeping thread.
 const SHORTEST: Duration = Duration::from_micros(50);
 
-/// So many wake-ups within [`WITHIN`] are often: 8,000 a second, some 5 % of a core.
+/// This many wake-ups within [`WITHIN`] count as often: 8,000 a second, some 5 % of a core.
 const OFTEN: u32 = 64;
 const WITHIN: Duration = Duration::from_millis(8);
 
-/// How long is rested before wake-ups are counted anew, for nothing else tells how many there would be.
+/// How long the thread rests before wake-ups are counted again, which alone shows how many there would be without rests.
 const FOR: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy)]
@@ -35,12 +35,12 @@ enum Moderation {
 }
 
 impl Moderation {
-    /// Whoever asks next is the first that is counted.
+    /// The next call of [`Moderation::rests`] is the first that is counted.
     fn new(now: Instant) -> Moderation {
         Moderation::Resting { until: now }
     }
 
-    /// The thread has nothing to do at this time: whether it should rest before it waits.
+    /// The thread has nothing to do at `now`; returns whether it should rest before it waits.
     fn rests(&mut self, now: Instant) -> bool {
         *self = match *self {
             Moderation::Counting { since, wakes } if wakes < OFTEN => Moderation::Counting {
@@ -57,11 +57,11 @@ impl Moderation {
     }
 }
 
-/// How long a thread rests at a time: as long as suits each of its loops to which records come, and not at all where there is none.
+/// How long a thread rests at a time: the shortest rest that suits one of its loops with records. Not at all if no loop has records.
 #[derive(Debug, Default)]
 pub struct Rests {
     least: AtomicU64,
-    /// What suits each, in microseconds.
+    /// The rest that suits each loop, in microseconds.
     loops: Mutex<HashMap<u64, u64>>,
 }
 
@@ -78,7 +78,7 @@ impl Rests {
     }
 }
 
-/// What one loop has to say about the rests of its thread.
+/// One loop's share in the rests of its thread.
 #[derive(Debug, Default)]
 pub struct Rest {
     thread: Arc<Rests>,
@@ -86,12 +86,12 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Of the loop with this number, which no other one on the thread has.
+    /// For the loop with this number, which is unique on the thread.
     pub fn new(thread: Arc<Rests>, number: u64) -> Rest {
         Rest { thread, number }
     }
 
-    /// Takes in how long a record takes now, from its admission to its end; none where none came.
+    /// Sets how long a record takes now, from its admission to its end; `None` if no record came.
     pub fn follow(&self, record: Option<Duration>) {
         self.thread.change(|loops| match record {
             Some(record) => {
@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// When the thread has nothing to do, and whether it rests then; a rest takes its time.
+    /// Each time at which the thread has nothing to do, and whether it rests then; a rest takes its time.
     fn run(gaps: impl IntoIterator<Item = u64>) -> Vec<(Instant, bool)> {
         let mut now = Instant::now();
         let mut moderation = Moderation::new(now);
@@ -169,7 +169,7 @@ mod tests {
     fn who_is_woken_often_rests_nearly_always_and_stops_when_it_is_quiet() {
         let busy = run(vec![20; 10_000]);
         let rested = busy.iter().filter(|(_, rests)| *rests).count();
-        // 192 rests of 100 ms, then 64 wake-ups that are counted.
+        // 192 rests in 100 ms, then 64 wake-ups that are counted.
         assert!(rested > 10_000 * 70 / 100, "{rested}");
         let quiet = run([vec![20; 65], vec![FOR.as_micros() as u64], vec![1000; 1000]].concat());
         assert!(quiet[64].1);
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// What it relies on the runtime for: asked whenever its thread has nothing to do.
+    /// Relies on the runtime to call the hook whenever its thread has nothing to do.
     #[test]
     fn a_runtime_whose_thread_is_woken_often_rests() {
         let rests = Arc::new(AtomicUsize::new(0));

@@ -16,14 +16,14 @@ use crate::registry::framing;
 use crate::registry::recent::Recent;
 use crate::retry::Class;
 
-/// How long a schema id that cannot be used is remembered before it is asked for again. Longer than the registry's client
-/// remembers an unknown one, or the answer would be the client's, and be remembered here once more.
+/// How long a schema id that cannot be used is remembered before it is asked for again. Longer than the registry's client remembers an unknown id:
+/// otherwise the client's remembered answer would be remembered here once more.
 const UNUSABLE_FOR: Duration = Duration::from_secs(13);
 
-/// What became of a record.
+/// Result of reading a record.
 #[derive(Debug)]
 pub enum Read {
-    /// Its fields are found; it may run.
+    /// Its fields were found; it may run.
     Ready(Box<Event>),
     /// The schema of this id has to be fetched first.
     Waits(u32, Box<Event>),
@@ -33,20 +33,20 @@ pub enum Read {
     Fails(Failure, Box<Event>),
 }
 
-/// The plans that a loop knows, without a lock.
+/// The plans that a loop knows; its own, so no lock is needed.
 #[derive(Debug, Default)]
 pub struct Plans {
     plans: Recent<(Result<Arc<SchemaPlan>, Failure>, Instant)>,
-    /// The plan asked for last: most records have the schema of the one before.
+    /// The plan that was used last: most records have the schema of the one before.
     last: Option<(u32, Arc<SchemaPlan>)>,
 }
 
 impl Plans {
-    /// Notes the answer for `id`. An error is forgotten after thirteen seconds.
+    /// Stores the answer for `id`. An error is forgotten after thirteen seconds.
     pub fn learn(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>, now: Instant) {
         let weight = weight(&plan);
         self.plans.insert(id, (plan, now), weight);
-        // Asked for again, the plan in use counts as used.
+        // The next look-up then counts as a use of the plan, so that the cache keeps it.
         self.last = None;
     }
 
@@ -71,7 +71,7 @@ impl Plans {
     }
 }
 
-/// Reads one record, unless it has failed when it was taken in. `now` is the loop's clock, for the memory of unusable schemas only.
+/// Reads one record, unless it failed on admission. `now` is the loop's clock and only serves the memory of unusable schemas.
 pub fn read(mut event: Box<Event>, plans: &mut Plans, tombstone: OnTombstone, now: Instant) -> Read {
     if let Some(failure) = event.failure.take() {
         return Read::Fails(failure, event);

@@ -8,49 +8,49 @@ use serde::Serialize;
 
 use crate::tap::Tap;
 
-/// The state of a loop that its dead letters have stopped: it takes no records, and polls on in its group.
+/// State of a loop that stopped because of too many dead letters: it admits no records, but still polls and stays in its group.
 pub const STOPPED_BY_LIMIT: &str = "dead letters";
 
-/// Where a partition stands.
+/// Status of a partition.
 #[derive(Debug, Clone, Serialize)]
 pub struct PartitionStatus {
     /// Topic.
     pub topic: String,
-    /// Number in the topic.
+    /// Number within the topic.
     pub partition: i32,
     /// `starting`, `running` or `draining`.
     pub phase: &'static str,
-    /// Offset of the next record to take.
+    /// Offset of the next record to admit.
     pub position: Option<i64>,
-    /// First offset that is not finished: what a commit would say.
+    /// First offset that is not finished: the one to commit.
     pub unfinished: Option<i64>,
-    /// Offset that the group has, as far as is known. While commits fail it stays behind.
+    /// The group's committed offset, as far as it is known. It stays behind while commits fail.
     pub committed: Option<i64>,
-    /// End of what can be read of the partition, as far as it is known.
+    /// End of what can be read from the partition, as far as it is known.
     pub end: Option<i64>,
-    /// Records between the first unfinished one and the end, and those behind it that open transactions withhold.
+    /// Records between the first unfinished one and the end, plus those after the end that open transactions withhold.
     pub lag_records: Option<i64>,
-    /// Age of the first unfinished record that has a timestamp, one above 0 and not of the future, while there is lag that can be read; where none has, of the
-    /// one taken last, or since it was last at its end; 0 otherwise. Seconds.
+    /// Seconds. While there is lag that can be read: the age of the first unfinished record whose timestamp is above 0 and not in the future; if there is
+    /// none, the age of the record taken last, or the time since the partition was last at its end. 0 otherwise.
     pub lag_seconds: f64,
     /// Records in flight.
     pub in_flight: usize,
-    /// Whether it has lag, or under transactions finished records that are not committed, and makes no progress.
+    /// Whether it makes no progress although it has lag or, with transactions, finished records that are not committed.
     pub stalled: bool,
 }
 
-/// Where a loop stands.
+/// Status of a loop.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct LoopStatus {
     /// `connecting`, `joining`, `running`, `stopping`, `rebuilding`, `stopped`, `halted`, or [`STOPPED_BY_LIMIT`].
     pub state: &'static str,
-    /// Its thread, which is also what the metrics call its runtime; none before it has one. Others may run on it.
+    /// Its thread, also the name of its runtime in metrics; `None` before it has one. Other loops may run on it.
     pub thread: Option<String>,
     /// Records in flight.
     pub in_flight_records: usize,
-    /// Their bytes.
+    /// Bytes in flight.
     pub in_flight_bytes: usize,
-    /// How many may be, as it is now.
+    /// The current limit of records in flight.
     pub concurrency_limit: usize,
     /// Whether intake waits for room.
     pub full: bool,
@@ -58,34 +58,34 @@ pub struct LoopStatus {
     pub paused: bool,
     /// Records that wait for a schema.
     pub waiting_for_schema: usize,
-    /// What the loop waits for before it joins its group, and why it has not got it.
+    /// What the loop waits for before it joins its group, and why it does not have it yet.
     pub waiting_for: Option<String>,
-    /// Why the loop does not go on, if it does not.
+    /// Why the loop has halted, if it has.
     pub halted: Option<String>,
     /// The partitions assigned.
     pub partitions: Vec<PartitionStatus>,
-    /// The last failures, newest last.
+    /// The latest failures, newest last.
     pub last_errors: Vec<String>,
-    /// Whether the loop has ended, whatever it says: what says that it has halted may still drain.
+    /// Whether the loop has ended, whatever `state` says: a loop in state `halted` may still drain.
     #[serde(skip)]
     pub over: bool,
 }
 
 impl LoopStatus {
-    /// Whether its loop has nothing to do on its thread any more, or for now: it waits beside it for its consumer to be closed, if for anything.
+    /// Whether the loop has nothing to do on its thread any more, or for now: at most it waits elsewhere for its consumer to close.
     pub fn has_left_its_thread(&self) -> bool {
         self.over || matches!(self.state, "rebuilding" | "stopped")
     }
 
-    /// Its loop has ended, and does not go on.
+    /// The loop has ended for good.
     fn halt(&mut self) {
         self.state = "halted";
         self.waiting_for = None;
-        // A panic leaves what it had.
+        // After a panic the last status is still in place.
         self.end();
     }
 
-    /// Its loop has ended, and has nothing in hand any more: what it has not finished runs again.
+    /// The loop has ended and holds nothing any more: what it has not finished runs again.
     fn end(&mut self) {
         (self.in_flight_records, self.in_flight_bytes, self.waiting_for_schema) = (0, 0, 0);
         (self.full, self.paused) = (false, false);
@@ -94,13 +94,13 @@ impl LoopStatus {
     }
 }
 
-/// Shared between a loop and those who ask.
+/// Shared between a loop and the readers of its status.
 #[derive(Debug)]
 pub struct LoopState {
     started: Instant,
     beat_ms: AtomicU64,
     status: Mutex<LoopStatus>,
-    /// Where single records can be looked at.
+    /// Shows single records on request.
     pub tap: Tap,
 }
 
@@ -119,7 +119,7 @@ impl Default for LoopState {
 }
 
 impl LoopState {
-    /// One whose loop has not gone round for so long.
+    /// A state whose loop has not completed a round for this long.
     #[cfg(test)]
     pub(crate) fn silent_since(long: Duration) -> LoopState {
         LoopState {
@@ -128,49 +128,49 @@ impl LoopState {
         }
     }
 
-    /// The loop has gone round once more.
+    /// The loop has completed another round.
     pub fn beat(&self) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.beat_ms.store(now, Ordering::Relaxed);
     }
 
-    /// Time since the loop went round.
+    /// Time since the loop completed a round.
     pub fn silent_for(&self) -> Duration {
         self.started
             .elapsed()
             .saturating_sub(Duration::from_millis(self.beat_ms.load(Ordering::Relaxed)))
     }
 
-    /// Replaces the status; the thread stays.
+    /// Replaces the status, but keeps the thread.
     pub fn set(&self, status: LoopStatus) {
         let mut now = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         let thread = now.thread.take();
         *now = LoopStatus { thread, ..status };
     }
 
-    /// The loop has this thread.
+    /// Sets the loop's thread.
     pub fn runs_on(&self, thread: &str) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.thread = Some(thread.to_owned());
     }
 
-    /// What the loop has not got that it needs to begin; none, where it has all. The next status is that it has.
+    /// Sets what the loop still needs before it can begin; `None` if nothing. The next [`LoopState::set`] clears it.
     pub fn waits_for(&self, what: Option<String>) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.waiting_for = what;
     }
 
-    /// The loop has ended, in the state that it has told.
+    /// The loop has ended in the state that it reported last.
     pub fn ended(&self) {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).end();
     }
 
-    /// The loop has ended by a panic, and its consumer is to be closed. Why it does not go on is told after that, by [`LoopState::halted`].
+    /// The loop has panicked, and its consumer has yet to be closed. After that, [`LoopState::halted`] reports why.
     pub fn fallen(&self) {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).halt();
     }
 
-    /// The loop has ended, and does not go on; true if it had not said why.
+    /// The loop has ended for good; true if it had not said why.
     pub fn halted(&self, why: &str) -> bool {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.halt();
@@ -270,7 +270,7 @@ mod tests {
         assert!(state.halted("it panicked"), "it is counted then");
     }
 
-    /// A consumer that takes its place goes round again.
+    /// A consumer that replaces it completes rounds again.
     #[test]
     fn a_loop_is_over_when_it_has_ended_and_not_when_it_says_that_it_halts() {
         let state = LoopState::default();
@@ -298,7 +298,7 @@ mod tests {
         assert!(!state.halted("something else"));
         let status = state.get();
         assert_eq!((status.state, status.halted.as_deref()), ("halted", Some("no login")));
-        // A loop that said so while it drained ends.
+        // Now a loop ends that said so while it drained.
         let told = Some("fenced".to_owned());
         state.set(LoopStatus {
             state: "stopping",

@@ -12,14 +12,14 @@
 
 use std::time::{Duration, Instant};
 
-/// What is to be done now.
+/// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Nothing.
     Wait,
-    /// Commit the open transaction, and report by [`Tally::committed`].
+    /// Commit the open transaction, then call [`Tally::committed`].
     Commit,
-    /// Abort it, and report by [`Tally::aborted`] at once.
+    /// Abort it, and call [`Tally::aborted`] at once.
     Abort,
 }
 
@@ -29,26 +29,26 @@ pub struct Tally {
     interval: Duration,
     limit: Duration,
     open: u64,
-    /// What new events belong to: `open`, or once it is cut the one after it.
+    /// The transaction that new events belong to: `open`, or the one after it once `open` is cut.
     admitting: u64,
     of_open: usize,
     of_next: usize,
-    /// Events that one may have.
+    /// The most events that one transaction may have.
     most: usize,
-    /// Events that the open one has had so far, and the next.
+    /// Events that were admitted to the open transaction so far, and to the next one.
     taken: usize,
     next_taken: usize,
-    /// When the first event of the open one was taken in, and of the next.
+    /// When the first event of the open transaction was admitted, and that of the next one.
     since: Option<Instant>,
     next_since: Option<Instant>,
-    /// When the open one could begin to publish.
+    /// When the open transaction could begin to publish.
     opened: Option<Instant>,
     spoiled: bool,
     next_spoiled: bool,
 }
 
 impl Tally {
-    /// Transactions that are cut after `interval`, and aborted when they have not ended after `limit`. The first is number 1.
+    /// Transactions are cut after `interval`, and aborted if they have not ended after `limit`. The first one has the number 1.
     pub fn new(interval: Duration, limit: Duration) -> Tally {
         Tally {
             interval,
@@ -73,7 +73,7 @@ impl Tally {
         self.open
     }
 
-    /// When the open one could begin to publish, where one was over before it.
+    /// When the open transaction could begin to publish; `None` for the first one.
     pub fn opened(&self) -> Option<Instant> {
         self.opened
     }
@@ -83,12 +83,12 @@ impl Tally {
         self.of_open
     }
 
-    /// Whether anything was taken in since the last commit.
+    /// Whether anything was admitted since the last commit.
     pub fn is_used(&self) -> bool {
         self.since.is_some() || self.spoiled
     }
 
-    /// Whether the transaction that new events belong to may have another one.
+    /// Whether the transaction that new events belong to has room for another one.
     pub fn has_room(&self) -> bool {
         let taken = if self.admitting == self.open {
             self.taken
@@ -98,7 +98,7 @@ impl Tally {
         taken < self.most
     }
 
-    /// Takes an event in; the transaction that it belongs to.
+    /// Admits an event; returns the transaction that it belongs to.
     pub fn admit(&mut self, now: Instant) -> u64 {
         let (count, taken, since) = if self.admitting == self.open {
             (&mut self.of_open, &mut self.taken, &mut self.since)
@@ -111,7 +111,7 @@ impl Tally {
         self.admitting
     }
 
-    /// An event has ended. One of a transaction that is over changes nothing.
+    /// An event has ended. If its transaction is over, nothing changes.
     pub fn ended(&mut self, transaction: u64) {
         if transaction == self.open {
             self.of_open = self.of_open.saturating_sub(1);
@@ -120,19 +120,19 @@ impl Tally {
         }
     }
 
-    /// An event of this transaction did not finish: it cannot be committed.
+    /// An event of this transaction did not finish, so the transaction cannot be committed.
     pub fn spoil(&mut self, transaction: u64) {
         self.spoiled |= transaction == self.open;
         self.next_spoiled |= transaction == self.admitting && self.admitting > self.open;
     }
 
-    /// What was published since the last commit must not stand.
+    /// Nothing that was published since the last commit may be committed.
     pub fn spoil_all(&mut self) {
         self.spoil(self.open);
         self.spoil(self.admitting);
     }
 
-    /// What is to be done. `hurry` cuts before the interval is over; `must` asks for a commit although nothing was taken in.
+    /// What to do now. `hurry` cuts before the interval is over; `must` asks for a commit even if nothing was admitted.
     pub fn next(&mut self, now: Instant, hurry: bool, must: bool) -> Step {
         if self.spoiled {
             return Step::Abort;
@@ -155,7 +155,7 @@ impl Tally {
         }
     }
 
-    /// When [`Tally::next`] has to be asked again, if time alone changes its answer.
+    /// When [`Tally::next`] has to be called again, if time alone changes its answer.
     pub fn due(&self) -> Option<Instant> {
         let since = self.since?;
         Some(if self.admitting == self.open {
@@ -165,15 +165,17 @@ impl Tally {
         })
     }
 
-    /// When the limit of the open one is reached.
+    /// When the open transaction, whose first event came at `since`, reaches its limit.
     fn over(&self, since: Instant) -> Instant {
         self.opened.map_or(since, |opened| opened.max(since)) + self.limit
     }
 
-    /// The commit was acknowledged: the next transaction is open, whose number is returned. The limit of it runs from `now`: its outputs have waited.
+    /// The commit was acknowledged: the next transaction is open; returns its number. Its limit runs from `now`, because its outputs had to wait until
+    /// now.
     pub fn committed(&mut self, now: Instant) -> u64 {
-        // Twice as many have half of the limit then, and not all of it. What it did while the one before was open is work, too; but that one's commit
-        // may have been slow, so twice the time is allowed from when it was taken in.
+        // Double the size only if the transaction took at most a quarter of the limit since it was opened, so that twice as many events take half of the
+        // limit and not all of it. Work done while the previous transaction was open counts, too; but the commit of that one may have been slow, so half
+        // of the limit is allowed from the first event on.
         let quick = |since: Instant| now <= since + self.limit / 2 && now + self.limit * 3 / 4 <= self.over(since);
         if self.taken >= self.most && self.since.is_some_and(quick) {
             self.most = self.most.saturating_mul(2);
@@ -193,7 +195,7 @@ impl Tally {
         self.opened = Some(now);
     }
 
-    /// The open transaction, and what was taken in for the next, are over. Returns a number above all of theirs that no event has.
+    /// The open transaction, and what was admitted to the next one, are over. Returns a number above all of theirs, which no event has.
     pub fn aborted(&mut self) -> u64 {
         let over = self.admitting + 1;
         self.open = over + 1;
@@ -271,7 +273,7 @@ mod tests {
         assert_eq!(tally.committed(now), 2);
     }
 
-    /// Its outputs have waited for the commit before it: for the brokers it begins then.
+    /// Its outputs had to wait for the commit before it, so for the brokers it begins only then.
     #[test]
     fn a_long_commit_is_no_part_of_the_next_transaction() {
         let mut tally = Tally::new(INTERVAL, LIMIT);
@@ -295,8 +297,8 @@ mod tests {
         assert_eq!(tally.next(answered + 2 * LIMIT, false, false), Step::Abort);
     }
 
-    /// A consumer that has 1024 in flight, each with so many requests one after another, at a database that answers so many in each tenth of a second, in
-    /// the order in which they came, for so many of these; its commits and aborts.
+    /// Simulates a consumer with 1024 events in flight, each of which makes `requests` requests one after another, at a database that answers `answers`
+    /// of them in each tenth of a second, in order of arrival, for `ticks` such tenths. Returns the number of commits and of aborts.
     fn consumes(tally: &mut Tally, ticks: u32, answers: usize, requests: u32) -> (u32, u32) {
         let start = tally.opened.unwrap_or_else(Instant::now);
         let (mut in_flight, mut commits, mut aborts) = (VecDeque::new(), 0, 0);
@@ -332,19 +334,19 @@ mod tests {
     #[test]
     fn what_is_too_much_for_one_transaction_is_less_in_the_next() {
         let mut tally = Tally::new(INTERVAL, LIMIT);
-        // A hundred within the limit: 1024 are too many, and so are 512, 256 and 128.
+        // 100 answers within the limit: 1024 events are too many, and so are 512, 256 and 128.
         let (commits, aborts) = consumes(&mut tally, 3000, 1, 1);
         assert_eq!((aborts, tally.most), (4, 64));
         assert!(commits > 30, "{commits} commits");
-        // It has become faster.
+        // The database has become faster.
         let (_, aborts) = consumes(&mut tally, 100, 200, 1);
         assert_eq!((aborts, tally.most), (0, 2048));
-        // Nothing ends any more.
+        // No event ends any more.
         consumes(&mut tally, 3000, 0, 1);
         assert_eq!(tally.most, 1);
     }
 
-    /// The next transaction is worked on while one is open, and is almost done when that commits: it was no quick one.
+    /// Events of the next transaction run while one is open, and are almost done when that commits: this does not make the next one quick.
     #[test]
     fn what_was_done_before_it_was_opened_is_work_of_a_transaction() {
         let mut tally = Tally::new(INTERVAL, LIMIT);
@@ -370,12 +372,12 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list of all events: a commit holds finished ones only, every one of its number, and no number comes twice.
+        /// Compares with a list of all events: a commit holds all finished events of its number and nothing else, and no number is used twice.
         #[test]
         fn only_whole_transactions_are_committed(calls in prop::collection::vec(call(), 1..300)) {
             let mut tally = Tally::new(INTERVAL, LIMIT);
             let mut now = Instant::now();
-            // Number of the transaction to (out, finished, failed).
+            // Maps the number of a transaction to its events: (running, finished, failed).
             let mut model: BTreeMap<u64, (usize, usize, usize)> = BTreeMap::new();
             let mut over = 0;
             let pick = |model: &BTreeMap<u64, (usize, usize, usize)>, n: usize| {

@@ -15,7 +15,7 @@ pub struct Partition {
     pub index: i32,
 }
 
-/// Names one assignment of one partition. It travels with each record, and comes back with its completion.
+/// Identifies one assignment of one partition. It travels with each record and returns with its completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket {
     pub(super) slot: u32,
@@ -23,22 +23,22 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// For a record that no group has assigned to anybody.
+    /// For a record that does not come from a group's assignment.
     pub fn unassigned() -> Ticket {
         Ticket { slot: 0, epoch: 0 }
     }
 
-    /// A small number that stands for the partition, the same for all its assignments.
+    /// A small number that identifies the partition, the same for all its assignments.
     pub fn slot(self) -> u32 {
         self.slot
     }
 }
 
-/// What the loop has to do, in the order in which it is told.
+/// What the loop has to do, in the order of the actions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Ask the group for the committed offset and metadata of these, until it answers, and report by [`Assignment::started`]
-    /// or [`Assignment::started_at_end`].
+    /// Fetch the committed offsets and metadata of these, until the group answers, and report by [`Assignment::started`] or
+    /// [`Assignment::started_at_end`].
     FetchCommitted(Vec<(Partition, Ticket)>),
     /// Seek to `from` and resume. `None`: the group has no offset, and `offset_reset` decides.
     Start {
@@ -49,9 +49,9 @@ pub enum Action {
         /// The offset of the first record to fetch.
         from: Option<i64>,
     },
-    /// This assignment is over: drop what is queued for it, cancel what runs if that is possible, commit nothing more for it.
+    /// This assignment is over: drop what is queued for it, cancel what runs if possible, and commit nothing more for it.
     Forget {
-        /// The partition that leaves, or is assigned anew.
+        /// The partition that leaves, or is assigned again.
         partition: Partition,
         /// The assignment that is over.
         ticket: Ticket,
@@ -62,39 +62,40 @@ pub enum Action {
     Unassign(Vec<Partition>),
 }
 
-/// What became of a record that the consumer returned.
+/// What happened to a record that the consumer returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intake {
     /// It is in flight.
     Admitted {
-        /// To be given to [`Assignment::finished`].
+        /// To be passed to [`Assignment::finished`].
         ticket: Ticket,
         /// Its write timestamp in µs.
         timestamp: i64,
-        /// The offset that was due, where this is a later one. What lies between was compacted, is of transactions, or is gone.
+        /// The offset that was due, if this one is later. The offsets between were compacted, belong to transaction markers, or
+        /// are gone.
         due: Option<i64>,
     },
-    /// Drop it: the partition is not running. It is neither lost nor committed past.
+    /// Drop it: the partition is not running. The record is neither lost nor committed past.
     Refused,
 }
 
-/// What became of a completion.
+/// What happened to a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Completion {
     /// The record was in flight and is finished.
     Counted,
-    /// It belongs to an assignment that is over, and was ignored.
+    /// It belongs to an assignment that is over and was ignored.
     Stale,
 }
 
-/// Where a partition stands, for the status page and metrics.
+/// State of a partition, for the status page and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Assigned; its committed offset is not known yet.
     Starting,
-    /// Records are taken in.
+    /// Records are admitted.
     Running,
-    /// Revoked; nothing new is taken in, and what is in flight may finish.
+    /// Revoked; nothing new is admitted, and what is in flight may finish.
     Draining,
 }
 
@@ -105,7 +106,7 @@ pub struct Held<'a> {
     pub partition: Partition,
     /// Its assignment.
     pub ticket: Ticket,
-    /// Where it stands.
+    /// Its state.
     pub phase: Phase,
     /// What is in flight, once it runs.
     pub ledger: Option<&'a Ledger>,

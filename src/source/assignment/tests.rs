@@ -13,7 +13,7 @@ enum Step {
     Assigned(BTreeSet<usize>),
     /// Answers the n-th `FetchCommitted` ever emitted, current or not.
     Started(usize, Option<i64>),
-    /// The same where the group has none and begins at its end.
+    /// As `Started`, if the group has no offset and begins at its end.
     StartedAtEnd(usize, i64),
     Admit(usize),
     /// The n-th completion ever due arrives: in time, late, or a second time.
@@ -59,13 +59,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One assignment of one partition, as the outside sees it.
+/// One assignment of one partition, as seen from outside.
 #[derive(Debug, Default)]
 struct Known {
     running: bool,
     draining: bool,
     unfinished: BTreeSet<i64>,
-    /// Those of them that never will be.
+    /// Those that will never finish.
     given_up: BTreeSet<i64>,
     next: i64,
     /// The lowest offset that was refused while it started.
@@ -96,7 +96,7 @@ struct Watch {
     fetches: Vec<Ticket>,
     due: Vec<(Ticket, i64)>,
     pending: Vec<Pending>,
-    /// Those whose log went back, which the group has not heard.
+    /// Partitions whose log went back, which the group does not know yet.
     rewound: BTreeSet<Partition>,
 }
 
@@ -168,7 +168,7 @@ impl Watch {
                     );
                 }
                 Action::Commit(list) => {
-                    // What the list holds was judged by `unassign`, which must come next.
+                    // `unassign`, which must come next, has judged what the list holds.
                     let Some(Action::Unassign(partitions)) = self.subject.next_action() else {
                         panic!("a commit without its unassign")
                     };
@@ -184,7 +184,7 @@ impl Watch {
         self.rewound.retain(|partition| !partitions.contains(partition));
         let ready = |watch: &Watch, pending: &Pending| {
             let drained = pending.tickets.iter().all(|ticket| {
-                // Over already by loss, by an earlier deadline or by a new assignment, or nothing unfinished.
+                // Already over through loss, an earlier deadline or a new assignment, or with nothing unfinished.
                 watch
                     .known
                     .iter()
@@ -491,7 +491,7 @@ fn a_drain_commits_and_then_unassigns() {
     assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Stale));
 }
 
-/// What follows when P is drained: its commit, and the answer to the group for all that it takes back.
+/// The actions when P is drained: its commit, and the answer to the group for all that it takes back.
 fn drained(ticket: Ticket, offset: i64, clock: i64, revoked: &[Partition]) -> [Action; 3] {
     let position = Position {
         offset,
@@ -706,7 +706,7 @@ fn where_a_group_begins_at_the_end_is_committed_without_a_record() {
     assignment.assigned(&[P]);
     assert_eq!(start(&mut assignment, 7), 7);
     assert_eq!(offered(&assignment), [7]);
-    // Started anew before that is committed, it does not skip what has come meanwhile.
+    // When it starts again before that is committed, it does not skip what has come meanwhile.
     assignment.restart();
     assert!(matches!(assignment.next_action(), Some(Action::Forget { .. })));
     assert_eq!(start(&mut assignment, 9), 7);
@@ -723,7 +723,8 @@ fn where_a_group_begins_at_the_end_is_committed_without_a_record() {
     assert_eq!(committed, Some(vec![(P, position)]));
 }
 
-/// The end of the log was lost, or it is another one, which is read from its end on; what comes next has offsets that are in flight.
+/// The end of the log was lost, or it is another log, which is read from its end on. The next records have offsets that are in
+/// flight.
 #[test]
 fn a_log_that_went_back_behind_an_unfinished_record_loses_neither_that_nor_what_is_new() {
     let (mut assignment, old) = running();
@@ -755,7 +756,7 @@ fn a_log_that_went_back_behind_an_unfinished_record_loses_neither_that_nor_what_
 fn a_record_behind_the_one_that_was_due_says_which_that_was() {
     for (committed, expected) in [
         (Some(10), [Some(10), None, Some(51)]),
-        // Where the group has no offset, none is due.
+        // If the group has no offset, no offset is due.
         (None, [None, None, Some(51)]),
     ] {
         let mut assignment = Assignment::new();
@@ -819,7 +820,7 @@ fn a_restart_forgets_what_finished_and_begins_at_the_groups_offset() {
     let again = again.unwrap();
     assert_eq!(again.iter().map(|(p, _)| *p).collect::<Vec<_>>(), [a, b]);
     assignment.started(again[0].1, Some(10), 5);
-    // The group has no offset yet: it begins where it began, and not behind what has finished.
+    // The group has no offset yet: it begins where it began before, and not after what has finished.
     assignment.started(again[1].1, None, i64::MIN);
     let from: Vec<_> = std::iter::from_fn(|| assignment.next_action())
         .filter_map(|action| match action {
@@ -830,7 +831,7 @@ fn a_restart_forgets_what_finished_and_begins_at_the_groups_offset() {
     assert_eq!(from, [(a, Some(10)), (b, Some(70))]);
 }
 
-/// The loop puts actions off while a commit is waited for, and records that were fetched before go on coming.
+/// The loop postpones actions while a commit is waited for, and records that were fetched before still arrive.
 #[test]
 fn nothing_is_taken_in_before_its_start_is_taken() {
     let (mut assignment, _) = running();
@@ -867,7 +868,7 @@ fn nothing_is_taken_in_before_its_start_is_taken() {
         assert!(assignment.accepts(P));
     }
 
-    // Nothing is committed of what leaves before.
+    // Nothing is committed if it leaves before.
     let (mut assignment, _) = running();
     assert!(assignment.rewind(P, 5));
     assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
@@ -912,7 +913,7 @@ fn a_restart_withdraws_the_commit_of_what_has_drained() {
     );
 }
 
-/// The group's offset is of a log that is no more, and is not committed over yet.
+/// The group's offset belongs to a log that no longer exists, and has not been replaced yet.
 #[test]
 fn a_log_that_went_back_is_restarted_where_it_went_back_to() {
     for (taken, admitted) in [(false, false), (true, false), (true, true)] {

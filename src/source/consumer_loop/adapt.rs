@@ -43,13 +43,13 @@ impl Gauges {
     }
 }
 
-/// librdkafka is not called silent sooner, however short a stall is: it reports once a second.
+/// librdkafka is not called silent before this, however short the stall time is, because it reports once a second.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(5);
 
-/// Between two questions of who leads what is published to: one may take some seconds.
+/// Interval between queries for the leaders of the output topics: one may take some seconds.
 const LEADERS_EVERY: Duration = Duration::from_secs(10);
 
-/// How far the figures of the steps had come when the limit was last brought up to date.
+/// The steps' counters when the limit was last updated.
 #[derive(Debug)]
 pub(super) struct Seen {
     answers: Vec<Answers>,
@@ -68,7 +68,7 @@ impl Seen {
         }
     }
 
-    /// How far they have come since then: the answers of each step, and the failures of all.
+    /// The difference to `before`: the answers of each step, and the failures of all.
     fn since(&self, before: &Seen) -> (Vec<Answers>, u64) {
         let fresh = self.answers.iter().zip(&before.answers).map(|(now, before)| Answers {
             count: now.count.saturating_sub(before.count),
@@ -78,7 +78,7 @@ impl Seen {
     }
 }
 
-/// Whether librdkafka still speaks to us: it reports its figures once a second, to those who poll.
+/// Whether librdkafka still reports: it delivers its statistics once a second, to those who poll.
 #[derive(Debug, Default)]
 pub(super) struct Hearing {
     reports: u64,
@@ -86,8 +86,8 @@ pub(super) struct Hearing {
 }
 
 impl Hearing {
-    /// Takes in how many reports there were, and whether the loop polls; true if it has polled for `limit` and heard nothing.
-    /// Counted in rounds and not in time: a loop that was held up itself has not listened.
+    /// Takes in the number of reports and whether the loop polls; true if it has polled for `limit` without a report. Counts rounds and not time,
+    /// because a loop that was held up itself has not polled.
     fn lost(&mut self, reports: u64, polls: bool, limit: Duration) -> bool {
         if !polls || reports != self.reports {
             *self = Hearing { reports, silent: 0 };
@@ -99,7 +99,7 @@ impl Hearing {
 }
 
 impl Loop {
-    /// Brings the limit of the budget up to date with how the store has answered since the last time.
+    /// Adapts the budget's limit to how the store has answered since the last time.
     pub(super) fn adapt(&mut self) {
         let Some(concurrency) = &mut self.parts.concurrency else {
             return;
@@ -107,7 +107,7 @@ impl Loop {
         let now = Seen::of(&self.parts.runtime.steps);
         let fresh = self.seen.as_ref().map(|before| now.since(before));
         self.seen = Some(now);
-        // The figures are older than this consumer: what came before it says nothing of now.
+        // The counters are older than this consumer, and what was before it says nothing about now.
         let Some((answers, failed)) = fresh else {
             return;
         };
@@ -115,19 +115,20 @@ impl Loop {
         let budget = &mut self.parts.budget;
         let limit = concurrency.observe(&answers, failed, budget.records().saturating_sub(parked));
         budget.set_max_records(limit);
-        // What waits for a schema asks the store nothing. It would fill a limit that has shrunk, which grows by answers alone. The upper bound is kept.
+        // Events that wait for a schema send no requests to the store. They would fill up a limit that has shrunk, which only answers can raise. So
+        // they are set apart, within the upper bound.
         budget.set_apart(parked.min(concurrency.max().saturating_sub(limit)));
     }
 
-    /// Fits the rests of the thread to how long records have taken since the figures were flushed.
+    /// Adapts the rests of the thread to how long records have taken since the metrics were last flushed.
     pub(super) fn moderate(&self) {
         let events = &self.metrics.event;
         let mean = events.get_sample_sum() / events.get_sample_count() as f64;
-        // Without a record that was done or skipped there is none.
+        // Without a record that was done or skipped there is no mean.
         self.parts.rest.follow(Duration::try_from_secs_f64(mean).ok());
     }
 
-    /// Gives the consumer up for a new one where it stands still and nothing of ours holds it.
+    /// Replaces the consumer if it stands still and nothing on our side holds it up.
     pub(super) fn watch(&mut self, fetches_nothing: Option<String>) {
         let polls = self.joined && (self.takes_records() || self.paused);
         let limit = self.parts.stall_after.max(SHORTEST_SILENCE);
@@ -137,7 +138,7 @@ impl Loop {
             None if deaf => ("librdkafka has fallen silent".to_owned(), limit),
             None => return,
         };
-        // Where dead letters have stopped intake, another consumer would take records in.
+        // If dead letters have stopped intake, another consumer would admit records again.
         if self.stopping.is_some() || self.replace.is_some() || self.stopped_by_limit {
             return;
         }
@@ -151,9 +152,8 @@ impl Loop {
         self.stop();
     }
 
-    /// Sees, beside the loop, whether what stands still waits for a producer that sends its output to a leader of
-    /// before. What that has comes back when it is withdrawn for it, and each consumer that publishes with it gives
-    /// way.
+    /// Checks, beside the loop, whether a stall is due to a producer that still sends to a former leader. That producer is then withdrawn: its outputs
+    /// come back, and each consumer that publishes with it gives way.
     pub(super) fn look_at_the_producer(&mut self, now: Instant) {
         let every = LEADERS_EVERY.max(self.parts.stall_after);
         let looked = self
@@ -175,13 +175,14 @@ impl Loop {
         });
     }
 
-    /// Whether librdkafka has reported errors of fetching within the time of a stall: it is not silent then.
+    /// Whether librdkafka reported fetch errors within the stall time: then it is not silent.
     pub(super) fn complains(&self, now: Instant) -> bool {
         self.last_complaint
             .is_some_and(|last| now.duration_since(last) < self.parts.stall_after)
     }
 
-    /// Whether it has said within that time that it cannot reach a broker. A connection may also be down because nobody needs it.
+    /// Whether librdkafka reported within the stall time that it cannot reach a broker. A connection alone says nothing: it may be down because nobody
+    /// needs it.
     pub(super) fn misses_a_broker(&self, now: Instant) -> bool {
         self.last_unreachable
             .is_some_and(|last| now.duration_since(last) < self.parts.stall_after)
@@ -194,7 +195,7 @@ mod tests {
     use crate::concurrency::Concurrency;
     use crate::source::consumer_loop::tests::idle::{P, taken, with_one_finished};
 
-    /// A loop whose limit is found between 2 and 100.
+    /// A loop whose limit adapts between 2 and 100.
     async fn adaptive() -> Loop {
         let mut this = with_one_finished().await;
         this.parts.concurrency = Some(Concurrency::new(2, 100, 1));

@@ -16,20 +16,21 @@ use crate::shutdown::LEAVE_COMMIT;
 use crate::source::assignment::{Partition, Ticket};
 use crate::source::context::SourceContext;
 
-/// How long the last commit is waited for. Without it records are processed again, and nothing is lost.
+/// How long to wait for the last commit. Without it, records are processed again, but none is lost.
 pub(super) const LAST_COMMIT: Duration = Duration::from_secs(10);
 
-/// How long the group is asked what it has of a commit that was refused. A stop waits for it, and has little time.
+/// How long to ask the group which offsets of a refused commit it has. A stop waits for the answer, and has little time.
 const ASK: Duration = Duration::from_secs(2);
 
-/// Between two attempts at a commit that the group refuses while it is between two generations.
+/// Interval between attempts at a commit that the group refuses while it is between two generations.
 const BETWEEN: Duration = Duration::from_millis(100);
 
-/// Whether the group refuses only because it is between two generations. While the members are told their assignments it refuses every
-/// commit. While they join, which lasts until the slowest has heard of it, the broker does not even read the commit: it reads a
-/// connection's next request when it has answered the last one, a join in this case. By then the commit's generation is the one before. Where
-/// the broker assigns, that is the epoch before, until the next heartbeat is answered, which librdkafka then sends at once. If the member was
-/// thrown out in earnest, librdkafka says so by calling its partitions lost.
+/// Whether the group refuses a commit only because it is between two generations.
+///
+/// While the members receive their assignments, it refuses every commit. While they join, which lasts until the slowest has heard of the rebalance, the
+/// broker does not even read the commit: it reads a connection's next request only after it has answered the last one, a join in this case. By then the
+/// commit has the previous generation. If the broker assigns, it has the previous epoch until the next heartbeat is answered, which librdkafka then sends
+/// at once. If the member was really thrown out, librdkafka says so by calling its partitions lost.
 fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -41,8 +42,8 @@ fn is_passing(error: &KafkaError) -> bool {
     )
 }
 
-/// Commits, and where the group refuses for the moment commits again, until `until` at most: what leaves would run again elsewhere.
-/// Partitions that are lost are not committed: others may be further.
+/// Commits, and commits again while the group refuses for the moment, at most until `until`: otherwise what leaves would run again elsewhere. Once
+/// partitions are lost it gives up, because their new owners may be further.
 fn commit_until<C: ConsumerContext, T: Consumer<C>>(
     consumer: &T,
     list: &TopicPartitionList,
@@ -58,8 +59,8 @@ fn commit_until<C: ConsumerContext, T: Consumer<C>>(
     }
 }
 
-/// The same, and which partitions of the list have arrived, in its order. Where brokers refuse one topic librdkafka (2.12) tells all partitions refused,
-/// in its callbacks, too, though brokers have taken the others; so the group is asked what it has.
+/// As [`commit_until`]; also returns which partitions of the list have arrived, in its order. If brokers refuse one topic, librdkafka (2.12) reports all
+/// partitions as refused, in its callbacks, too, although brokers have accepted the others. So the group is asked what it has.
 fn commit_and_see<C: ConsumerContext, T: Consumer<C>>(
     consumer: &T,
     list: &TopicPartitionList,
@@ -81,10 +82,10 @@ fn is_of_a_topic(error: &KafkaError) -> bool {
     )
 }
 
-/// Of which partitions of the list the group has this offset, with this write clock.
+/// For which partitions of the list the group has this offset, with this write clock.
 fn arrived<C: ConsumerContext, T: Consumer<C>>(consumer: &T, list: &TopicPartitionList) -> Vec<bool> {
     let elements = list.elements();
-    // By names alone, so that nothing in the answer is from the question.
+    // Ask with names only, so that nothing in the answer comes from the question.
     let mut asked = TopicPartitionList::with_capacity(elements.len());
     for at in &elements {
         asked.add_partition(at.topic(), at.partition());
@@ -106,8 +107,8 @@ fn arrived<C: ConsumerContext, T: Consumer<C>>(consumer: &T, list: &TopicPartiti
 }
 
 impl Loop {
-    /// Commits what may be, beside the loop: librdkafka answers an asynchronous commit only through a callback that the binding
-    /// does not set. One at a time; what is refused is offered again with the next.
+    /// Commits what may be committed, beside the loop: librdkafka answers an asynchronous commit only through a callback that the binding does not set.
+    /// One commit at a time; what is refused is part of the next one.
     pub(super) fn commit(&mut self) {
         // Transactions carry their offsets themselves.
         if self.transactions.is_some() {
@@ -126,7 +127,7 @@ impl Loop {
             .map(|(p, ticket, position)| (p, ticket, position.offset))
             .collect();
         let (consumer, answer) = (self.parts.consumer.clone(), self.committed.0.clone());
-        // Another one follows, but behind the last.
+        // Only the last commit is retried; after any other one, the next follows.
         let until = self.last_commit;
         self.committing = true;
         let beside = self.beside("commits");
@@ -142,7 +143,7 @@ impl Loop {
         });
     }
 
-    /// What every commit is made of: each offset with the write clock and the leader epoch beside it.
+    /// The list for a commit: each offset with its write clock and leader epoch.
     pub(super) fn commit_list(&self, positions: impl Iterator<Item = (Partition, Position)>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for (partition, position) in positions {
@@ -161,7 +162,7 @@ impl Loop {
         list
     }
 
-    /// `offsets` are those that have arrived; `last` is whether it was begun at the end.
+    /// `offsets` are those that have arrived; `last` says whether the commit was begun at the end of the loop.
     pub(super) fn commit_answered(
         &mut self,
         offsets: Vec<(Partition, Ticket, i64)>,
@@ -171,7 +172,7 @@ impl Loop {
         self.committing = false;
         if let Err(error) = &result {
             self.commit_failed(error);
-            // The end is not held up by brokers that refuse. One that was under way when the end came is no such refusal.
+            // Brokers that refuse the last commit do not hold up the end. One that was already under way when the end came is not the last.
             if let Some(until) = self.last_commit
                 && last
             {
@@ -189,13 +190,13 @@ impl Loop {
         }
     }
 
-    /// Commits partitions that leave, beside the loop, which goes on finishing others meanwhile: without a coordinator the call
-    /// waits for a session time-out and more. They are given back when it is answered, or after [`LEAVE_COMMIT`].
+    /// Commits leaving partitions beside the loop, which finishes others meanwhile: without a coordinator the call takes a session time-out and more. The
+    /// partitions are given back when it is answered, or after [`LEAVE_COMMIT`].
     pub(super) fn commit_leaving(&mut self, positions: &[(Partition, Position)]) {
         let list = self.commit_list(positions.iter().copied());
         self.commits_left += 1;
         let number = self.commits_left;
-        // At the end there is not as much time again.
+        // At the end of the loop there is only the time of the last commit.
         let until = self.last_commit.unwrap_or_else(|| Instant::now() + LEAVE_COMMIT);
         self.leaving = Some((number, until, positions.len()));
         let (consumer, answer) = (self.parts.consumer.clone(), self.left.0.clone());
@@ -210,7 +211,7 @@ impl Loop {
         });
     }
 
-    /// What failed comes with how many partitions have not arrived.
+    /// A failure comes with the number of partitions that have not arrived.
     pub(super) fn leave_answered(&mut self, number: u64, result: Result<(), (KafkaError, usize)>) {
         let waited_for = self.leaving.take_if(|(waited_for, ..)| *waited_for == number);
         match result {
@@ -229,7 +230,7 @@ impl Loop {
         }
     }
 
-    /// Partitions are given back although a commit was not answered in time; so many of them are given up with it.
+    /// Partitions are given back although a commit was not answered in time; this many are given up with it.
     pub(super) fn give_back_at_last(&mut self, partitions: usize) {
         self.run_again(partitions);
         let message = "the commit before partitions are given back was not answered in time";
@@ -237,14 +238,14 @@ impl Loop {
         self.note_error(message.to_owned());
     }
 
-    /// So many records run again that no ledger holds any more; of a partition that has left, one is counted. Before the loop is to stop they are no news.
+    /// This many records run again that are in no ledger any more; a partition that has left counts as one. Before the loop stops, they are not reported.
     pub(super) fn run_again(&mut self, records: usize) {
         if self.stopping.is_some() {
             self.thrown_away += records;
         }
     }
 
-    /// A commit that failed is made again with the next; only records behind it would be processed twice.
+    /// Reports a failed commit. The next one makes up for it; until then a crash would only have records processed twice.
     pub(super) fn commit_failed(&mut self, error: &KafkaError) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NoOffset) {
             return;
@@ -262,7 +263,7 @@ impl Loop {
             self.pause(true);
             tracing::info!(pipeline = %self.name(), in_flight = self.parts.budget.records(), "draining");
         }
-        // Not with the next look: there may be none before the group has let it go, and until then it would pass for one that runs.
+        // Now, not with the next update: there may be none before the group has let the member go, and until then it would appear to be running.
         let _ = self.publish_status(self.phase());
     }
 
@@ -275,7 +276,7 @@ impl Loop {
         self.halt_uncounted(failure);
     }
 
-    /// The same for a failure that is counted already.
+    /// As [`Loop::halt`], for a failure that is counted already.
     pub(super) fn halt_uncounted(&mut self, failure: Failure) {
         if self.halted.is_none() {
             tracing::error!(pipeline = %self.name(), reason = failure.reason, "pipeline halted: {failure}");
@@ -285,10 +286,10 @@ impl Loop {
         }
     }
 
-    /// Whether the loop is over: everything back, or the deadline passed. Then the last commit is made.
+    /// The end of the loop, once everything has come back or the deadline has passed, and the last commit is over.
     pub(super) fn end(&mut self, now: Instant) -> Option<End> {
         let deadline = self.stopping?;
-        // What waits for a schema, or behind a lane that was not given on, is not waited for.
+        // Events that wait for a schema, or in a lane that was not passed on, are not waited for.
         let waiting = self.lanes.queued() + self.held.values().map(|h| h.parked.len()).sum::<usize>();
         let left = self.parts.budget.records();
         let running = left.saturating_sub(waiting);
@@ -302,10 +303,11 @@ impl Loop {
         } else if !self.last_commit_is_over(now) {
             return None;
         }
-        // What came back unfinished, was thrown away with its transaction, or left or stays unacknowledged is not in flight any more, and runs again.
+        // Records that came back unfinished, were thrown away with their transaction, or whose commit was not acknowledged are no longer in flight, but
+        // run again.
         let uncommitted = self.transactions.as_ref().map_or(0, Transactions::uncommitted);
         let left = left.max(self.left_in_ledgers() + self.thrown_away + uncommitted);
-        // A member that holds nothing has left it to others.
+        // If the member holds no partition, others process what the previous consumer left.
         let others = self.joined && self.lost.is_none() && self.assignment.held().next().is_none();
         let left = left.max(if others { 0 } else { self.left_before });
         Some(match (self.halted.clone(), self.replace.take()) {
@@ -319,7 +321,7 @@ impl Loop {
         })
     }
 
-    /// Records that run again, of the partitions that are held.
+    /// Records of the held partitions that run again.
     pub(super) fn left_in_ledgers(&self) -> usize {
         self.assignment
             .held()
@@ -328,10 +330,10 @@ impl Loop {
             .sum()
     }
 
-    /// Answers what the group still waits for; false while a commit has to be answered before.
+    /// Answers what the group still waits for; false while a commit has to be answered first.
     fn answer_the_group(&mut self, now: Instant) -> bool {
         self.take_notices();
-        // Drains that were pending end now, as if their deadlines had passed.
+        // Pending drains end now, as if their deadlines had passed.
         let over = now + Duration::from_secs(365 * 86_400);
         self.withdraw_what_does_not_drain(over);
         self.assignment.tick(over);
@@ -352,26 +354,26 @@ impl Loop {
             if !self.answer_the_group(now) {
                 return false;
             }
-            // What the commit of those that left took is not had again, but for a moment: brokers may have come back.
+            // The time that the commit of leaving partitions took is not granted again, except for a moment, because brokers may have come back.
             let drained = self.stopping.map_or(now, |by| by.min(now));
             self.last_commit = Some((drained + LAST_COMMIT).max(now + Duration::from_secs(1)));
             self.commit();
             return !self.committing && self.assignment.committable().next().is_none();
         };
-        // One that was under way may have left something over.
+        // A commit that was under way may not have covered everything.
         self.commit();
         let over = (!self.committing && self.assignment.committable().next().is_none()) || now >= deadline;
         over && self.answer_the_group(now)
     }
 
-    /// Whether the last commit is waited for. It is made again while the group refuses it, and partitions that were given back meanwhile
-    /// would then be committed over the head of their new owner.
+    /// Whether the last commit is being waited for. It is retried while the group refuses it, so a partition that is given back meanwhile could be
+    /// committed after its new owner has begun.
     pub(super) fn last_commit_is_under_way(&self) -> bool {
         self.committing && self.last_commit.is_some_and(|by| Instant::now() < by)
     }
 
     pub(super) fn consumer_closes(&mut self) {
-        // Others have the partitions from here on. What was to be replaced is, and what ends stays ended.
+        // From here on others have the partitions. The consumer is being replaced already or ends for good, so it does not give way.
         self.withdraw(|_| true);
         for held in self.held.values_mut() {
             held.tenure.end();
@@ -381,11 +383,12 @@ impl Loop {
         self.metrics.flush();
     }
 
-    /// Leaves the group where librdkafka (2.12) would not when it closes the consumer; until its session runs out the group would wait for
-    /// it, and take nobody's commits meanwhile. One of a cooperative group that holds no partition is closed without a word, so it
-    /// unsubscribes before. While its request to join is unanswered that is not enough: librdkafka puts it off until the rebalance is over, and
-    /// of one that holds partitions the request to leave stands behind that to join, and is given up after five seconds. So the group is
-    /// answered on until it has let the member go.
+    /// Leaves the group in cases where librdkafka (2.12) does not when it closes the consumer. Otherwise the group would wait for the member until its
+    /// session times out, and accept nobody's commits meanwhile.
+    ///
+    /// A member of a cooperative group that holds no partition is closed without leaving, so it unsubscribes first. While its join request is unanswered,
+    /// that is not enough: librdkafka delays it until the rebalance is over, and if the member holds partitions, the request to leave waits behind the
+    /// join request and is given up after five seconds. So the loop keeps answering the group until it has let the member go.
     pub(super) async fn leave_group(&mut self, consumer: &StreamConsumer<SourceContext>) {
         if !self.cooperative || self.parts.static_member {
             return;
@@ -401,7 +404,7 @@ impl Loop {
         let mut stream = consumer.stream();
         while member::has_name(consumer) {
             self.parts.state.beat();
-            // What is still delivered is not admitted, and so not committed past.
+            // Records that are still delivered are not admitted, and so not committed past.
             let _ = tokio::time::timeout(BETWEEN, stream.next()).await;
             if Instant::now() >= until && member::has_name(consumer) {
                 tracing::warn!(
@@ -435,7 +438,7 @@ mod tests {
         assert_eq!(passing, [true, true, true, false, false]);
     }
 
-    /// The mock cluster refuses a topic that it has not, as brokers do.
+    /// Like brokers, the mock cluster refuses a topic that it does not have.
     #[test]
     fn what_brokers_take_beside_a_topic_that_they_refuse_has_arrived() {
         let (_cluster, consumer) = three_records(2, 0);
@@ -456,7 +459,7 @@ mod tests {
             if arrived == [true, false, true] {
                 break;
             }
-            // The first attempts may be too early for the coordinator.
+            // The first attempts may come before the coordinator is ready.
             assert!(began.elapsed() < Duration::from_secs(60), "{result:?}: {arrived:?}");
         }
         let others = listed(&[("in", 0, 4, 7), ("in", 1, 4, 8)]);
@@ -469,7 +472,7 @@ mod tests {
         assert_eq!(this.assignment.committable().count(), 1);
         this.committing = true;
         this.commit();
-        // Whoever commits has one to answer by.
+        // A commit that was begun would hold a sender for its answer.
         assert_eq!(this.committed.1.sender_strong_count(), 1);
     }
 
@@ -515,7 +518,7 @@ mod tests {
         }
     }
 
-    /// The group has not heard of it, so its next owner repeats it.
+    /// The group does not know of it, so the next owner repeats it.
     #[tokio::test]
     async fn what_leaves_at_the_end_without_its_commit_is_left() {
         for (way, left) in [

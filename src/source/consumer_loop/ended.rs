@@ -18,7 +18,7 @@ use crate::telemetry::sentry::Report;
 impl Loop {
     pub(super) fn take_ended(&mut self, batch: &mut Batch) {
         self.completions.take(batch);
-        // One look at the clock for all of them.
+        // Read the clock once for all of them.
         let now = Instant::now();
         for lane in batch.lane_releases.drain(..) {
             self.leave(lane, now);
@@ -60,7 +60,7 @@ impl Loop {
         }
         match how {
             How::Finished(_) => {}
-            // Nothing will be heard of its probe.
+            // Its probe will not be answered any more.
             How::Abandoned if event.probe => self.parts.runtime.gates.sink.returned(),
             How::Abandoned => {}
             How::Undelivered(failure) => {
@@ -96,14 +96,14 @@ impl Loop {
             }
             How::StartAgain(failure) => {
                 self.show(&event, "abandoned", Some(&failure), now);
-                // Its lane is not given on: what waits behind it must not overtake it.
+                // Its lane is not passed on: what waits behind it must not overtake it.
                 event.lane = None;
                 self.start_again(&failure, event.probe);
             }
             How::Fatal(failure) => {
                 self.show(&event, "halted", Some(&failure), now);
                 event.lane = None; // as above
-                // Who ended it so has counted it.
+                // The failure was counted where the event ended.
                 self.halt_uncounted(failure);
             }
         }
@@ -113,19 +113,19 @@ impl Loop {
         self.release(event, finished);
     }
 
-    /// An output was refused whose turn is over, or the producer is.
+    /// An output was refused after its turn was over, or the producer cannot be used any more.
     fn start_again(&mut self, failure: &Failure, probe: bool) {
         if failure.reason == PRODUCER_OVER {
-            // Nothing that still runs here is published any more.
+            // Events that still run here publish nothing any more.
             self.end_tenures(|_| true);
-            // What it still has would be waited for.
+            // Otherwise the outputs in its queue would be waited for.
             if !std::mem::replace(&mut self.withdrawn, true)
                 && let Some(producer) = self.parts.runtime.producer()
             {
                 producer.withdraw();
             }
             if let Some(why) = self.parts.runtime.denied() {
-                // That is counted as what it is, and says nothing of the brokers.
+                // The halt counts it as what it is, and it says nothing about the brokers.
                 if probe {
                     self.parts.runtime.gates.sink.returned();
                 }
@@ -138,10 +138,11 @@ impl Loop {
         self.give_way(failure.to_string());
     }
 
-    /// Gives the consumer up for another one, which starts from the last commit.
+    /// Gives up this consumer for another one, which starts from the last commit.
     pub(super) fn give_way(&mut self, why: String) {
         self.note_error(why.clone());
-        // At the end of the process the next one starts from there. Where dead letters have stopped intake, another consumer would take records in.
+        // If the process stops, its next start begins at the last commit anyway. If dead letters have stopped intake, another consumer would admit
+        // records again.
         if self.stopped_by_limit && self.stopping.is_none() {
             tracing::error!(pipeline = %self.name(), "{why}; uncommitted records run again when the pipeline is restarted");
         }
@@ -153,7 +154,7 @@ impl Loop {
         self.stop();
     }
 
-    /// Lets go of an event that waits for its turn, or for its schema: it runs again, here or elsewhere.
+    /// Drops an event that waits for its turn or its schema; its record runs again, here or elsewhere.
     pub(super) fn let_go(&mut self, mut event: Box<Event>) {
         if event.span.is_some() {
             self.end_span(&mut event, &How::Abandoned, false, Instant::now());
@@ -162,7 +163,7 @@ impl Loop {
         self.take_back(event, true);
     }
 
-    /// An event is over; `finished` is whether its offset counts.
+    /// An event is over; `finished` says whether its offset counts.
     pub(super) fn release(&mut self, event: Box<Event>, finished: bool) {
         if !finished {
             self.parts.runtime.metrics.given_up.inc();
@@ -172,7 +173,7 @@ impl Loop {
         self.take_back(event, finished);
     }
 
-    /// Frees what an event has taken; one that is not `clean` spoils its transaction.
+    /// Frees what an event holds; one that is not `clean` spoils its transaction.
     fn take_back(&mut self, event: Box<Event>, clean: bool) {
         self.left_transaction(event.transaction, clean);
         if event.held() > 0 {
@@ -189,7 +190,7 @@ impl Loop {
         }
     }
 
-    /// Shows an event that has ended to who looks.
+    /// Shows an ended event in the tap, if somebody looks.
     fn show(&self, event: &Event, outcome: &str, failure: Option<&Failure>, now: Instant) {
         let tap = &self.parts.state.tap;
         if tap.is_open() {
@@ -200,7 +201,7 @@ impl Loop {
         }
     }
 
-    /// Ends the span of a traced event, unless the event goes on; `finished` is whether its offset counts.
+    /// Ends the span of a traced event, unless the event goes on; `finished` says whether its offset counts.
     fn end_span(&self, event: &mut Event, how: &How, finished: bool, now: Instant) {
         let Some(tracer) = &self.parts.runtime.tracer else {
             return;
@@ -210,7 +211,7 @@ impl Loop {
                 let failure = event.failure.clone();
                 tracer.end(event, outcome.as_str(), failure, now);
             }
-            // It is processed again, here or elsewhere: what it has published already names this span.
+            // It is processed again, here or elsewhere; what it has published already names this span.
             How::Finished(_) | How::Abandoned => tracer.end(event, "abandoned", None, now),
             How::Undelivered(failure) if failure.class == Class::Fatal => {
                 tracer.end(event, "halted", Some(failure.clone()), now);
@@ -224,9 +225,9 @@ impl Loop {
         }
     }
 
-    /// Whether its offset counts: that of an assignment which is over does not, so the record runs again.
+    /// Counts a finished event, and returns whether its offset counts. If its assignment is over, it does not, and the record runs again.
     pub(super) fn count(&mut self, event: &Event, outcome: Outcome, now: Instant) -> bool {
-        // Brokers take outputs again, whoever has the partition by now.
+        // The brokers accept outputs, whoever owns the partition by now.
         if event.produced.is_some() {
             self.parts.runtime.gates.sink.succeeded();
         }
@@ -245,7 +246,7 @@ impl Loop {
             Outcome::DeadLettered => metrics.dead_lettered.inc(),
         }
         self.show(event, outcome.as_str(), None, now);
-        // One that is given up may be so at once, and would make the others look fast.
+        // A dead letter may end at once, and would make the others look fast.
         if outcome != Outcome::DeadLettered {
             let took = now.saturating_duration_since(event.admitted);
             self.metrics.event.observe(took.as_secs_f64());
@@ -261,7 +262,7 @@ impl Loop {
             self.gauges.dead_letter_stop.set(1);
             let message = format!("intake stopped: {reason}; send SIGHUP or restart once the cause is fixed");
             tracing::error!(pipeline = %self.name(), "{message}");
-            // The loop goes on, so nobody else will.
+            // The loop goes on, so nothing else reports this.
             if let Some(sentry) = &self.parts.runtime.sentry {
                 sentry.report(Report {
                     pipeline: &self.parts.runtime.program.name,

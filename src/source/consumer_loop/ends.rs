@@ -19,22 +19,22 @@ use tokio::sync::mpsc;
 use super::Loop;
 use crate::source::assignment::Partition;
 
-/// For one question, and what may be left of it when it is over. A stop waits for it, and has little time.
+/// The time for one query, and the margin in which it may end. A stop waits for it, and has little time.
 const ASK: Duration = Duration::from_secs(2);
 const OVER: Duration = Duration::from_secs(1);
 
-/// Those that were asked for, in that order, with the ends that the brokers have said.
+/// The partitions of a query, in its order, with the ends that the brokers gave.
 type Answers = Vec<(Partition, Option<i64>)>;
 
 #[derive(Debug)]
 struct Known {
-    /// librdkafka fetches from here.
+    /// The offset that librdkafka fetches next.
     next: i64,
-    /// Since then, or asked then.
+    /// When that was first seen, or when the end was last asked for.
     since: Instant,
     /// When it was last seen to be fetched to its end, or paused.
     seen: Instant,
-    /// What the brokers have said.
+    /// The end that the brokers gave.
     end: Option<i64>,
 }
 
@@ -43,7 +43,7 @@ struct Known {
 pub(super) struct Ends {
     every: Duration,
     asking: bool,
-    /// The one that was asked for last.
+    /// The partition that was asked for last.
     last: Option<Partition>,
     by_partition: HashMap<Partition, Known>,
     pub(super) answers: (mpsc::UnboundedSender<Answers>, mpsc::UnboundedReceiver<Answers>),
@@ -60,7 +60,7 @@ impl Ends {
         }
     }
 
-    /// Takes in where librdkafka fetches from; the end, if it is known to lie behind that.
+    /// Takes in the offset that librdkafka fetches next; returns the end if that is known to be after it.
     pub(super) fn beyond(&mut self, partition: Partition, next: i64, now: Instant) -> Option<i64> {
         let anew = || Known {
             next,
@@ -76,14 +76,14 @@ impl Ends {
         known.end.filter(|end| *end > next)
     }
 
-    /// Whose broker is away is not asked for: there would be no answer, and none for those that are asked for with it.
+    /// Postpones the query of a partition whose broker is away: there would be no answer, neither for it nor for the others in the query.
     pub(super) fn put_off(&mut self, partition: Partition, now: Instant) {
         if let Some(known) = self.by_partition.get_mut(&partition) {
             known.since = now;
         }
     }
 
-    /// The partitions whose ends are to be asked for now, of those that were just seen, in turn.
+    /// The partitions to query now, in turn, of those that were just seen.
     fn due(&mut self, now: Instant) -> Vec<Partition> {
         let mut due = Vec::new();
         if self.asking {
@@ -119,7 +119,7 @@ impl Ends {
 }
 
 impl Loop {
-    /// Asks for the ends that are due.
+    /// Starts a query of the ends that are due.
     pub(super) fn ask_for_ends(&mut self, now: Instant) {
         let due = self.ends.due(now);
         if due.is_empty() {
@@ -137,7 +137,7 @@ impl Loop {
         });
     }
 
-    /// Waits until nobody asks with the consumer any more, so that it is closed by who ends it.
+    /// Waits until no query uses the consumer any more, so that the loop itself closes it.
     pub(super) async fn wait_for_ends(&mut self) {
         if self.ends.asking {
             let _ = tokio::time::timeout(ASK + OVER, self.ends.answers.1.recv()).await;
@@ -145,7 +145,7 @@ impl Loop {
     }
 }
 
-/// Asks for the ends of these: together, or else one after the other for as long as there is time.
+/// Asks for the ends of these partitions: all together, or else one by one while there is time.
 fn ends<C: ConsumerContext, T: Consumer<C>>(consumer: &T, named: &[(Partition, String)]) -> Answers {
     let until = Instant::now() + ASK;
     let ask = |named: &[(Partition, String)], limit: Duration| -> Option<Answers> {
@@ -179,7 +179,7 @@ fn ends<C: ConsumerContext, T: Consumer<C>>(consumer: &T, named: &[(Partition, S
     asked
 }
 
-/// The ends of these that the brokers say, asked for until each is known; `again` says whether to go on while some are not.
+/// The ends of these partitions, asked for until each is known; `again` says whether to continue while some are not.
 pub(super) fn all_ends<C: ConsumerContext, T: Consumer<C>>(
     consumer: &T,
     mut named: Vec<(Partition, String)>,
@@ -195,7 +195,7 @@ pub(super) fn all_ends<C: ConsumerContext, T: Consumer<C>>(
                 .filter_map(|(partition, end)| Some((partition, end?))),
         );
         named.retain(|(partition, _)| !known.contains_key(partition));
-        // There may have been no time for the others.
+        // Those asked in vain go last, because there may have been no time for the others.
         named.rotate_left(in_vain);
         if !named.is_empty() && !again() {
             break;
@@ -253,7 +253,7 @@ pub(super) mod tests {
             for index in 0..10 {
                 ends.beyond(Partition { topic: 0, index }, 7, now);
             }
-            // Brokers say nothing of any, and the time is over after four.
+            // Brokers answer for none, and the time is over after four.
             let due = ends.due(now).into_iter().take(4);
             let silent: Answers = due.map(|partition| (partition, None)).collect();
             asked.extend(silent.iter().map(|(partition, _)| partition.index));
@@ -278,7 +278,7 @@ pub(super) mod tests {
         assert_eq!(says(Some(6), 7), None);
     }
 
-    /// A cluster with a topic that has three records in this one of so many partitions, and a consumer of it.
+    /// A cluster whose topic has this many partitions and three records in one of them, and a consumer of it.
     pub(in crate::source::consumer_loop) fn three_records(
         partitions: i32,
         partition: i32,
@@ -305,7 +305,7 @@ pub(super) mod tests {
                 .map(|&index| (Partition { topic: 0, index }, "in".to_owned()));
             super::ends(&consumer, &named.collect::<Vec<_>>())
         };
-        // The first question may be too late for the connection.
+        // The first query may time out before the connection is up.
         let began = Instant::now();
         while ends(&[0, 1]) != [(P, Some(3)), (Q, Some(0))] {
             assert!(began.elapsed() < Duration::from_secs(60), "no answer");
@@ -337,7 +337,7 @@ pub(super) mod tests {
         let mut seen = (0..600).map(|second| {
             let now = start + Duration::from_secs(second);
             let lag = ends.beyond(P, 7, now).map_or(0, |end| end.abs_diff(7));
-            // The brokers have two records more, of which librdkafka says nothing.
+            // The brokers have two more records, which librdkafka does not report.
             if !ends.due(now).is_empty() {
                 ends.answered(vec![(P, Some(9))]);
             }
@@ -360,7 +360,7 @@ pub(super) mod tests {
     async fn what_a_broker_that_is_away_leads_is_asked_for_when_it_has_been_back_for_as_long() {
         let mut this = with_one_finished().await;
         this.ends = Ends::new(Duration::from_millis(2));
-        // It is at its end, and nobody is connected.
+        // It is at its end, and no broker is connected.
         let partition = statistics::Partition {
             ls_offset: 1,
             hi_offset: 1,

@@ -14,17 +14,17 @@ use super::{AT_WORK, Loop};
 use crate::pipeline::runner::Member;
 use crate::store::group::GroupOptions;
 
-/// What the rows of a batch have in common: the step, and the partition where it matters.
+/// What the rows of a batch have in common: the step, and the partition if it matters.
 type Place = (usize, Box<[u8]>);
 
 /// The open batches of a loop.
 #[derive(Debug)]
 pub(super) struct Gathering<T> {
     open: HashMap<Place, Open<T>, RandomState>,
-    /// When each was to be closed, those that were full before among them.
+    /// When each batch has to be closed, including those that were full earlier and are gone.
     due: BinaryHeap<Reverse<(Instant, u64, Place)>>,
     next: u64,
-    /// Rows in all of them.
+    /// Rows in all open batches.
     rows: usize,
 }
 
@@ -47,7 +47,7 @@ impl<T> Default for Gathering<T> {
 }
 
 impl<T> Gathering<T> {
-    /// Takes in a row of this many bytes, fewer than a batch has. What it gives is to be written.
+    /// Adds a row of this many bytes, fewer than a batch may have. Returns a batch that has to be written, if any.
     fn add(&mut self, place: Place, row: T, bytes: usize, now: Instant, options: &GroupOptions) -> Option<Vec<T>> {
         let batch = self.join(place, row, bytes, now, options);
         self.rows += 1;
@@ -114,9 +114,9 @@ impl Loop {
     pub(super) fn gather(&mut self, mut member: Member) {
         let place = (member.step, member.row.take_place());
         let (bytes, since, options) = (member.row.bytes(), member.since, member.options);
-        // It waits with its row, and behind others where the database is slow.
+        // The event waits with its row, and behind others if the database is slow.
         member.event.hold(bytes);
-        // Where its batch fails, or may not be written, it has a task of its own, as all of the batch have at the same moment.
+        // If its batch fails or may not be written, the event needs a task of its own, as do all of the batch at the same moment.
         member.event.reserve(AT_WORK);
         self.parts.budget.hold_more(bytes + AT_WORK);
         let batch = self.gathering.add(place, member, bytes, since, &options);
@@ -125,7 +125,7 @@ impl Loop {
         }
     }
 
-    /// Writes the batches that have waited long enough; all of them where nobody can join one.
+    /// Writes the batches that have waited long enough; all batches if no row can join them.
     pub(super) fn write_what_is_due(&mut self, now: Instant) {
         let nobody_comes = self.nobody_comes();
         let take = |gathering: &mut Gathering<Member>| {
@@ -140,8 +140,8 @@ impl Loop {
         }
     }
 
-    /// Whether no row comes before one of these is written: nothing is taken in until something ends, and all that is in flight waits here, or in a lane
-    /// behind what is here, or for a schema. Were anything at the database or the brokers, that would end and let others in.
+    /// Whether no row can come before one of these is written: nothing is admitted until something ends, and everything in flight waits here, in a lane
+    /// behind what is here, or for a schema. Anything at the database or the brokers would end and let others in.
     fn nobody_comes(&self) -> bool {
         if self.gathering.rows == 0 || !self.is_closed() {
             return false;
@@ -194,7 +194,7 @@ mod tests {
             assert!(!batch.is_empty() && batch.len() <= OPTIONS.max_rows);
             assert!(batch.iter().map(|(_, _, bytes, _)| bytes).sum::<usize>() <= OPTIONS.max_bytes);
             assert!(batch.iter().all(|(_, place, ..)| *place == batch[0].1), "one place");
-            // The loop turns with each row, which comes within 1.5 ms of the one before.
+            // The loop makes one turn per row, and each row comes within 1.5 ms of the one before.
             assert!(
                 batch
                     .iter()
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(left(&mut this), 0);
     }
 
-    /// It may need a task where its batch fails; from then on that counts itself.
+    /// It may need a task if its batch fails; from then on the task counts itself.
     #[tokio::test]
     async fn a_row_counts_a_task_until_it_leaves_its_batch() {
         for alone in [false, true] {

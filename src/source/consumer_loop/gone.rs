@@ -16,19 +16,19 @@ use super::Loop;
 use crate::kafka::low;
 use crate::source::assignment::Partition;
 
-/// Before that what librdkafka has said of a partition may be of the time before it began here: it reports once a second, and a seek holds the loop up for
-/// ten at most.
+/// For this long after a partition began here, librdkafka's statistics may be from before: it reports once a second, and a seek holds the loop up for ten
+/// seconds at most.
 const HEARD_ANEW: Duration = Duration::from_secs(20);
 
-/// The first of the offsets before `low`, where the log begins, that are gone: `due` was due, `came` came, and what lies before `taken` was seen, if only by
-/// librdkafka. Of what compaction had removed before, and of markers of transactions, they may have some.
+/// The first offset that is gone, if any; those up to `low`, where the log begins, are gone with it. `due` was due, `came` came, and what lies before
+/// `taken` was seen, if only by librdkafka. Some of these offsets may have been compacted before, or be transaction markers.
 fn gone(due: i64, came: i64, low: i64, taken: Option<i64>) -> Option<i64> {
     let from = taken.map_or(due, |taken| due.max(taken));
     (from < low && low <= came).then_some(from)
 }
 
 impl Loop {
-    /// Says which records are gone, if any, where one came behind the one that was due.
+    /// Reports which records are gone, if any, when one came after the one that was due.
     pub(super) fn tell_what_is_gone(&mut self, partition: Partition, due: i64, came: i64) {
         let (topic, index) = (self.topic(partition).clone(), partition.index);
         let consumer = &self.parts.consumer;
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn what_lies_before_the_logs_beginning_is_gone() {
         assert_eq!(gone(10, 50, 50, None), Some(10));
-        // What the log begins with is compacted, or of transactions.
+        // The log begins with compacted offsets or transaction markers.
         assert_eq!(gone(10, 50, 30, None), Some(10));
     }
 

@@ -23,17 +23,18 @@ use crate::sink::letter::{Back, record_timestamp, write_timestamp};
 use crate::source::assignment::{Intake, Partition};
 use crate::source::read::{Read, read};
 
-/// Records of one partition that wait for a schema before it is paused; fewer where those of all could take half of the budget.
+/// A partition is paused when this many of its records wait for a schema; earlier if the waiting records of all partitions could take half of the
+/// budget.
 const WAITING: usize = 64;
 
-/// One partition, as librdkafka is told of many.
+/// A list of this partition only.
 fn only(topic: &str, partition: i32) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition);
     list
 }
 
-/// What is said of an error of the consumer's, with the remedy where librdkafka's words have none.
+/// The message for a consumer error, with the remedy if librdkafka's text has none.
 fn complaint(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::BadCompression) => format!(
@@ -44,8 +45,8 @@ fn complaint(error: &KafkaError) -> String {
     }
 }
 
-/// Whether an error may be of fetching. librdkafka tells the consumer of connections too, twice a minute for as long as one broker is away; which
-/// partitions stand still for that is known by their leaders, and it says nothing of the others.
+/// Whether an error may concern fetching. librdkafka also reports connection errors to the consumer, twice a minute while a broker is away. Their
+/// partitions are known by their leaders, and such an error says nothing about the others.
 fn may_be_of_fetching(error: &KafkaError) -> bool {
     !matches!(
         error.rdkafka_error_code(),
@@ -70,7 +71,7 @@ impl Loop {
             Err(KafkaError::PartitionEOF(_)) => {}
             Err(KafkaError::MessageConsumptionFatal(code)) => self.halt(Failure::fatal("kafka", code.to_string())),
             Err(error) => {
-                // Brokers that went away come back; a topic that is not there may be made.
+                // Brokers may come back, and a missing topic may be created.
                 self.parts.runtime.metrics.failed("consume", "transient", "warn");
                 let complaint = complaint(&error);
                 if let Some(suppressed) = self.parts.runtime.told("consume") {
@@ -127,7 +128,7 @@ impl Loop {
                     if let Some(transactions) = &mut self.transactions {
                         transactions.went_back(partition, repeats);
                     }
-                    // Seek before the next record is looked at: what is queued belongs to the old log.
+                    // Seek before the next record is handled: what is queued belongs to the old log.
                     self.act();
                 }
                 return;
@@ -146,7 +147,7 @@ impl Loop {
         held.since_ms = timestamp_ms;
         self.took = true;
         self.left_before = 0;
-        // What lets a record in does not refuse, though it may be full again by the next look.
+        // Intake that admits a record is not blocked, even if it is full again at the next check.
         self.full_since = None;
         let (value, key) = (message.payload(), message.key());
         let value_length = value.map_or(0, <[u8]>::len);
@@ -177,7 +178,7 @@ impl Loop {
         if let Some(tracer) = &self.parts.runtime.tracer {
             tracer.begin(&mut event);
         }
-        // Of none while it waits for a schema: no other partition's would be committed as long as that lasts.
+        // In no transaction while it waits for a schema: otherwise nothing of the other partitions could be committed meanwhile.
         event.transaction = 0;
         if !held.parked.is_empty() {
             held.parked.push_back(event);
@@ -187,10 +188,11 @@ impl Loop {
         self.wait_alone(partition);
     }
 
-    /// Pauses a partition by itself when its share of the budget waits for a schema: the others would stand still with it. Before that all intake is
-    /// held for a moment, for a registry that is well answers sooner than librdkafka fetches again what a pause throws away. It is not well when it
-    /// owes any answer for longer, so partitions and schemas do not add up to a long hold. Nor is there an end to it where each answer leads to another
-    /// question, so a partition that waits for longer has had its time, and so have all for a while.
+    /// Pauses a partition by itself when records that wait for a schema fill its share of the budget: otherwise the others would stand still with it.
+    ///
+    /// Before that, all intake is held for a moment, because a healthy registry answers sooner than librdkafka fetches again what a pause discards. If
+    /// any answer takes longer, the registry is not healthy, so several partitions and schemas do not add up to a long hold. If each answer leads to
+    /// another question, the hold would never end. So a partition that has waited longer is paused, and after that intake is not held for a while.
     fn wait_alone(&mut self, partition: Partition) {
         let shares = 2 * self.held.len().max(1);
         let Some(held) = self.held.get_mut(&partition).filter(|held| !held.waits) else {
@@ -225,9 +227,9 @@ impl Loop {
         }
     }
 
-    /// Has a partition fetched again that was paused alone.
+    /// Resumes a partition that was paused by itself.
     pub(super) fn wait_no_more(&mut self, partition: Partition) {
-        // It goes on with all the others.
+        // It is resumed together with all the others.
         if self.paused {
             return;
         }
@@ -237,7 +239,7 @@ impl Loop {
         }
     }
 
-    /// What a replay does not take is not fetched on.
+    /// Pauses a partition once a replay takes no more of it, so that it is not fetched on.
     fn leave_alone(&self, message: &BorrowedMessage<'_>) {
         let list = only(message.topic(), message.partition());
         if let Err(error) = self.parts.consumer.pause(&list) {
@@ -245,7 +247,7 @@ impl Loop {
         }
     }
 
-    /// Reads an event and lets it run; parks it where its schema is not known yet.
+    /// Reads an event and runs it; if its schema is not known yet, parks it and returns false.
     pub(super) fn read(&mut self, partition: Partition, event: Box<Event>, now: Instant) -> bool {
         let mut found = read(event, &mut self.plans, self.parts.tombstone, now);
         if let Some(transactions) = &mut self.transactions
@@ -364,12 +366,13 @@ impl Loop {
         }
     }
 
-    /// Lets the records go on that waited for a schema, in order, up to the next that waits.
+    /// Continues with the records that waited for a schema, in order, up to the next one that has to wait.
     pub(super) fn schema_known(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>) {
         self.resolving.remove(&id);
         self.hold_until = None;
         if let Err(failure) = &plan {
-            // Schemas that do not fit are as many as there are; what is no framing at all may give another id with each record.
+            // Only unknown ids are rate-limited, because values without framing may show another id in each record. The number of schemas that do not
+            // fit is limited.
             let told = match failure.reason {
                 "registry" => self.parts.runtime.told("unknown_schema"),
                 _ => Some(0),
@@ -461,7 +464,7 @@ mod tests {
         }
     }
 
-    /// Records that name schemas of which nobody has heard, each another one, for as long as intake is not held and their partition not paused.
+    /// Takes records that each name another unknown schema, until intake is held or their partition is paused.
     fn fill(this: &mut Loop, offsets: &mut impl Iterator<Item = i64>) {
         while !this.holds_intake() && !this.held[&P].waits {
             let record = taken(this, offsets.next().unwrap());
@@ -483,13 +486,13 @@ mod tests {
         }
     }
 
-    /// The registry does not know the schema that it was asked for last.
+    /// The registry answers that it does not know one of the schemas that it was asked for.
     fn answer(this: &mut Loop) {
         let id = *this.resolving.keys().next().unwrap();
         this.schema_known(id, Err(Failure::permanent("registry", "it is unknown")));
     }
 
-    /// What looks like a frame in bytes that are none is followed by another such in the next record.
+    /// In bytes without framing, each record may look like a frame with another schema id.
     #[tokio::test]
     async fn answers_that_each_lead_to_another_question_hold_intake_no_longer_than_one() {
         let mut this = with_one_finished().await;

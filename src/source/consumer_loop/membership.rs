@@ -23,10 +23,10 @@ use crate::source::context::{Notice, held_of};
 /// How long the group is asked for its committed offsets before it is asked again.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often ends are asked for: one partition without a leader would keep all others from starting.
+/// Attempts to fetch end offsets: without a limit, one partition without a leader would keep all others from starting.
 const ATTEMPTS_AT_ENDS: u32 = 5;
 
-/// The first partition of the list that has an error, and that.
+/// The first partition of the list that has an error, and the error.
 pub(super) fn refusal(offsets: &TopicPartitionList) -> Option<String> {
     offsets.elements().iter().find_map(|element| {
         let error = element.error().err()?;
@@ -43,7 +43,7 @@ fn committed(offsets: &TopicPartitionList, topic: &str, partition: i32) -> Optio
     }
 }
 
-/// The same where no write clock stands beside it: another has committed it, such as a tool that has moved it.
+/// The group's offset if no write clock is stored with it: another program has committed it, such as a tool that moved it.
 fn committed_by_another(offsets: &TopicPartitionList, topic: &str, partition: i32) -> Option<i64> {
     let clock = decode_clock(metadata::of(offsets, topic, partition));
     committed(offsets, topic, partition).filter(|_| clock.is_none())
@@ -82,8 +82,8 @@ impl Loop {
                         .metrics
                         .rebalanced(if lost { "lost" } else { "revoked" });
                     if lost {
-                        // Those of a topic that is gone, or may not be read any more, librdkafka takes by themselves: it keeps the others, and the
-                        // group does not give them anew.
+                        // If a topic is gone or may not be read any more, librdkafka takes away only its partitions. It keeps the others, and the group
+                        // does not assign them again.
                         let stays = |at: assignment::Held<'_>| {
                             at.phase != Phase::Draining && !partitions.contains(&at.partition)
                         };
@@ -92,7 +92,7 @@ impl Loop {
                         self.withdraw_what_is_lost(|at| all || partitions.contains(&at.partition));
                         self.assignment.lost(&partitions);
                         if all {
-                            // Drains that were pending have nothing to wait for any more.
+                            // Pending drains have nothing left to wait for.
                             self.assignment.lost_all();
                             self.lost = Some(member::epoch(&*self.parts.consumer));
                         }
@@ -107,8 +107,8 @@ impl Loop {
         }
     }
 
-    /// Lets go of the records of these that wait for a schema: that may be for ever, and the group would wait with them. Nothing of them has happened
-    /// yet, and nothing is committed past them, so they run where their partition goes.
+    /// Drops the records of these partitions that wait for a schema: they may wait for ever, and the group with them. They had no effects yet and nothing
+    /// is committed past them, so they run at the next owner of their partition.
     pub(super) fn give_up_what_waits(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             let Some(held) = self.held.get_mut(partition) else {
@@ -122,8 +122,8 @@ impl Loop {
         }
     }
 
-    /// Sees whether the group has this member where no callback says so: where the broker assigns, librdkafka (2.12) makes none for an assignment
-    /// without partitions, and the state that its statistics name stays `init`.
+    /// Checks whether the group has this member when no callback says so. If the broker assigns, librdkafka (2.12) makes no callback for an assignment
+    /// without partitions, and the state in its statistics stays `init`.
     pub(super) fn look_for_membership(&mut self) {
         if self.parts.classic || (self.joined && self.lost.is_none()) {
             return;
@@ -134,7 +134,7 @@ impl Loop {
         }
     }
 
-    /// Whether a rebalance is unanswered. Until it is answered librdkafka fetches nothing, of what stays either.
+    /// Whether a rebalance is unanswered. Until it is answered, librdkafka fetches nothing, not even from partitions that stay.
     pub(super) fn owes_an_answer(&self) -> bool {
         self.leaving.is_some()
             || self.waits_for_commit()
@@ -163,14 +163,14 @@ impl Loop {
 
     pub(super) fn partition_of(&mut self, message: &BorrowedMessage<'_>) -> Option<Partition> {
         let index = message.partition();
-        // The name of a message's topic is checked for UTF-8 each time that it is asked for.
+        // Each access to a message's topic name checks it for UTF-8, so a single topic is not looked up.
         match self.topics.as_slice() {
             [_] => Some(Partition { topic: 0, index }),
             _ => self.partition_in_turn(message.topic(), index),
         }
     }
 
-    /// The same as [`Loop::partition`] for one record after the other: they come in runs of one topic, which is looked at first.
+    /// As [`Loop::partition`], for consecutive records: they come in runs of one topic, so the last topic is tried first.
     pub(super) fn partition_in_turn(&mut self, topic: &str, index: i32) -> Option<Partition> {
         let last = self.last_topic;
         if self.topics.get(usize::from(last)).is_some_and(|t| **t == *topic) {
@@ -189,7 +189,8 @@ impl Loop {
         self.parts.runtime.program.name.clone()
     }
 
-    /// Carries out what the assignment asks for; what comes after the commit of partitions that leave, or after the last, when that is over.
+    /// Carries out the actions of the assignment. Those that come after the commit of leaving partitions, or after the last commit, wait until that is
+    /// over.
     pub(super) fn act(&mut self) {
         let mut starts = Vec::new();
         while self.leaving.is_none()
@@ -198,7 +199,7 @@ impl Loop {
             && let Some(action) = self.assignment.next_action()
         {
             match action {
-                // A loop that ends takes nothing new; the answer to the group is given at the end.
+                // A stopping loop starts nothing new; the group is answered at the end.
                 Action::FetchCommitted(_) if self.stopping.is_some() => {}
                 Action::FetchCommitted(partitions) => self.fetch_committed(partitions, 0),
                 Action::Start {
@@ -212,7 +213,7 @@ impl Loop {
                         starts.push((partition, from, leader_epoch));
                     } else if let Some(from) = from {
                         self.seek(partition, from, leader_epoch);
-                        // It may be one that a replay had paused at its end.
+                        // A replay may have paused it at its end.
                         if self.parts.bounds.is_some() {
                             self.wait_no_more(partition);
                         }
@@ -222,7 +223,7 @@ impl Loop {
                 Action::Commit(positions) if self.transactions.is_some() => self.leave_with_commit(positions),
                 Action::Commit(positions) => self.commit_leaving(&positions),
                 Action::Unassign(partitions) => {
-                    // In the order in which they were asked for.
+                    // Keep the order of the actions.
                     if !starts.is_empty() {
                         self.assign(&std::mem::take(&mut starts));
                     }
@@ -242,12 +243,12 @@ impl Loop {
             .runtime
             .metrics
             .partition(self.topic(partition), partition.index);
-        // An idle partition has no record and no commit that would say it.
+        // An idle partition has no record and no commit that would set it.
         if let Some(from) = from {
             metrics.position.set(from);
         }
         let started = self.assignment.held().find(|at| at.ticket == ticket);
-        // Where a partition begins of which the group has no offset is not committed yet.
+        // If the group has no offset, the beginning of the partition is not committed yet.
         let ledger = started.and_then(|at| at.ledger).filter(|l| l.committable().is_none());
         let committed = ledger.and_then(|l| l.uncommitted());
         let mut held = Held {
@@ -267,12 +268,13 @@ impl Loop {
         self.held.insert(partition, held);
     }
 
-    /// The group's offsets, fetched beside the loop. Where it has none and would begin at the end, the end is asked for and becomes
-    /// the group's offset: else that would be another one at the next start, and what came to an idle partition before would be skipped. An end that
-    /// nobody says is left to librdkafka. A partition whose offset is refused, as of a topic that may not be read any more, keeps no other from starting.
+    /// Fetches the group's offsets beside the loop. If the group has none and a partition would begin at its end, the end is fetched and becomes the
+    /// group's offset. Otherwise the next start would find another end, and skip what came to an idle partition before. If no broker gives the end,
+    /// librdkafka decides. A partition whose offset is refused, for example because its topic may not be read any more, does not keep others from
+    /// starting.
     pub(super) fn fetch_committed(&mut self, partitions: Vec<(Partition, Ticket)>, attempt: u32) {
         let consumer = self.parts.consumer.clone();
-        // Without the protocol that adds to an assignment, another one takes the place of the first.
+        // Without the cooperative protocol, a second assignment would replace the first.
         let whole = !self.cooperative && partitions.iter().any(|(at, _)| self.unanswered.contains(at));
         let named: Vec<_> = partitions
             .iter()
@@ -280,7 +282,7 @@ impl Loop {
             .collect();
         let answer = self.fetched.0.clone();
         let at_end = self.parts.offset_reset == OffsetReset::Latest;
-        // The clock of a replay begins with its range, as it is meant to.
+        // In a replay the clock begins with its range, on purpose.
         let keeps_a_clock = self.parts.runtime.program.writes() > 0 && self.parts.bounds.is_none();
         let backoff = self.parts.runtime.backoff;
         let random = self.jitter.next_u64();
@@ -303,7 +305,7 @@ impl Loop {
             let waits = whole && refusal.is_some();
             let (named, unknown): (Vec<_>, Vec<_>) = named.into_iter().partition(|(partition, topic, _)| {
                 let found = offsets.find_partition(topic, partition.index);
-                // An error of one partition must not pass for "no offset": its write clock would start anew.
+                // An error of one partition must not be taken for "no offset": its write clock would start afresh.
                 !waits && found.is_some_and(|element| element.error().is_ok())
             });
             let anew: Vec<_> = named
@@ -360,7 +362,7 @@ impl Loop {
                 .into_iter()
                 .filter_map(|(partition, topic)| Some((partition, topic, *ends.get(&partition)?)))
                 .collect();
-            // Behind the answer, for which partitions wait. The loop may have ended meanwhile.
+            // The answer goes first, because partitions wait for it. The loop may have ended meanwhile.
             if answer.send(Fetched::Known(known)).is_err() {
                 return;
             }
@@ -371,7 +373,7 @@ impl Loop {
                      other topics of the pipeline"
                 );
             }
-            // It must not be kept alive by a pause.
+            // The pause below must not keep the consumer alive.
             drop(consumer);
             if unknown.is_empty() || answer.is_closed() {
                 return;
@@ -385,9 +387,9 @@ impl Loop {
         });
     }
 
-    /// Starts what may start, and asks again for the others, unless they were given back meanwhile or the loop ends.
+    /// Starts the partitions that can start, and asks again for the others, unless they were given back meanwhile or the loop is stopping.
     pub(super) fn offsets_fetched(&mut self, fetched: Fetched) {
-        // A loop that ends takes nothing new; the answer to the group is given at the end.
+        // A stopping loop starts nothing new; the group is answered at the end.
         if self.stopping.is_some() {
             return;
         }
@@ -410,7 +412,7 @@ impl Loop {
         if partitions.is_empty() {
             return;
         }
-        // The partitions that stay are not fetched before.
+        // Partitions that stay are not fetched before librdkafka has an answer.
         if self.cooperative && !self.answered {
             self.assign(&[]);
         }
@@ -462,7 +464,7 @@ impl Loop {
                     list.add_partition(self.topic(*partition), partition.index);
                 }
             }
-            // At the end what was still unanswered is answered as a whole, and is not there.
+            // At the end of the loop, `unanswered` was answered as a whole and is empty, but its partitions are not assigned.
             let list = held_of(&*self.parts.consumer, &list);
             self.parts.consumer.incremental_unassign(&list)
         } else {
@@ -483,7 +485,7 @@ impl Loop {
             self.held.insert(partition, held);
             return;
         }
-        // It may start anew without being assigned anew.
+        // It may start again without a new assignment, which would have resumed it.
         if held.waits {
             self.wait_no_more(partition);
         }

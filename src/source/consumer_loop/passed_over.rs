@@ -13,11 +13,11 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::kafka::range;
 use crate::source::assignment::Partition;
 
-/// For all questions together. A loop that ends meanwhile leaves its consumer to who asks with it, until the question that is asked then is answered.
+/// Time for all requests together. If the loop ends meanwhile, this task keeps the consumer until the current request is answered.
 const ASK: Duration = Duration::from_secs(5);
 
-/// Those of these partitions, which begin at their ends, that hold records while the group has offsets elsewhere in these topics, all of the pipeline; with
-/// so many records, as far as offsets tell. What brokers do not say in time is left out.
+/// The partitions in `begun`, which begin at their ends, that have records, with the number of these as far as offsets tell. None if the group has no
+/// offset elsewhere in `topics`, which are all topics of the pipeline. What brokers do not answer in time is left out.
 pub(super) fn passed_over<C: ConsumerContext, T: Consumer<C>>(
     consumer: &T,
     topics: &[String],
@@ -72,7 +72,7 @@ mod tests {
     fn commit(consumer: &BaseConsumer, topic: &str) {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, 0, Offset::Offset(0)).unwrap();
-        // The first attempts may be too early for the coordinator.
+        // The first attempts may come before the coordinator is ready.
         let began = Instant::now();
         while consumer.commit(&list, CommitMode::Sync).is_err() {
             assert!(began.elapsed() < Duration::from_secs(60), "no commit");
@@ -90,7 +90,7 @@ mod tests {
         assert!(told(&all).is_empty(), "no other has an offset");
     }
 
-    /// As where the topic was out of the pipeline for longer than brokers keep offsets.
+    /// As if the topic had been out of the pipeline for longer than brokers keep offsets.
     #[test]
     fn what_a_group_with_offsets_in_another_topic_alone_passes_over_is_told() {
         let (cluster, consumer) = three_records(2, 1);

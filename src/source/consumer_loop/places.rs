@@ -21,15 +21,15 @@ use crate::source::assignment::{Partition, Ticket};
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Loop {
-    /// The leader epoch of the record before the one at which this assignment goes on.
+    /// The leader epoch of the record before the one at which this assignment continues.
     pub(super) fn epoch_before(&self, ticket: Ticket) -> i32 {
         let held = self.assignment.held().find(|at| at.ticket == ticket);
         let position = held.and_then(|at| at.ledger).and_then(Ledger::position);
         position.map_or(NO_EPOCH, |position| position.leader_epoch)
     }
 
-    /// Has brokers asked whether their logs still are those that were read up to here: one that has lost its end and was filled again has the offset, and
-    /// what is new before it would be passed over. librdkafka (2.12) asks that at a seek, and not where an assignment starts.
+    /// Makes librdkafka ask the brokers whether their logs are still those that were read up to here. A log that lost its end and was filled again has
+    /// the offset, too, and its new records before that would be skipped. librdkafka (2.12) asks this at a seek, but not when an assignment starts.
     pub(super) fn validate(&mut self, starts: &[(Partition, Option<i64>, i32)]) {
         let known = starts.iter().filter(|(.., leader_epoch)| *leader_epoch != NO_EPOCH);
         let places: Vec<_> = known
@@ -38,8 +38,8 @@ impl Loop {
         if places.is_empty() {
             return;
         }
-        // An assignment begins when no commit is under way any more, and refuses a seek until then. One that comes while it begins may be taken before
-        // that, though it counts as the later one: what is fetched would be thrown away as older than the seek that was refused.
+        // librdkafka begins an assignment when no commit is under way any more, and refuses a seek until then. A seek that comes just as it begins may be
+        // handled before it, although it counts as the later one: what is fetched would be discarded as older than the refused seek.
         let sought = if self.committing {
             None
         } else {
@@ -50,14 +50,16 @@ impl Loop {
                 let element = list.find_partition(self.topic(partition), partition.index);
                 element.is_some_and(|element| element.error().is_ok())
             };
-            // It begins later, too, behind a commit that is not waited for any more, and until those that were given back have stopped.
+            // The assignment also begins later while a commit that is no longer waited for is under way, and until partitions that were given back have
+            // stopped.
             if !sought.as_ref().is_some_and(found) {
                 self.unvalidated.insert(partition, (from, leader_epoch));
             }
         }
     }
 
-    /// Whether this partition is validated only now that its first record comes, which comes again, or another one in its place.
+    /// Whether this partition still had to be validated when its first record came. If so, it seeks, and that record, or another one in its place, comes
+    /// again.
     pub(super) fn validates_first(&mut self, partition: Partition) -> bool {
         let Some((from, leader_epoch)) = self.unvalidated.remove(&partition) else {
             return false;
@@ -66,7 +68,7 @@ impl Loop {
         true
     }
 
-    /// Has a partition fetched from there, where `leader_epoch` is that of the record before, validated.
+    /// Fetches a partition from `from` on, validated by `leader_epoch`, that of the record before.
     pub(super) fn seek(&mut self, partition: Partition, from: i64, leader_epoch: i32) {
         let refused = match self.seek_to(&[(partition, from, leader_epoch)]) {
             Ok(list) => refusal(&list),
@@ -78,7 +80,7 @@ impl Loop {
         }
     }
 
-    /// The list that comes back has the errors of single partitions. librdkafka answers when it has begun, and asks no broker before.
+    /// The returned list has the errors of single partitions. librdkafka answers when it has begun the seek, before it asks any broker.
     fn seek_to(&self, places: &[(Partition, i64, i32)]) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::with_capacity(places.len());
         for (partition, from, leader_epoch) in places {
@@ -100,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn a_record_that_is_taken_in_has_the_epoch_of_its_leader() {
         let (cluster, consumer) = three_records(1, 0);
-        // It counts the elections.
+        // The leader epoch counts the elections.
         cluster.partition_leader("in", 0, Some(1)).unwrap();
         let mut list = TopicPartitionList::new();
         list.add_partition_offset("in", 0, Offset::Offset(1)).unwrap();

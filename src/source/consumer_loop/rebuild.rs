@@ -3,10 +3,10 @@
 //! librdkafka consumers have stopped delivering after a rebalance, silently and for good (rust-rdkafka issues 638 and 665); a new consumer helps. If
 //! new ones stall as well, the cause is elsewhere, and the pipeline halts.
 //!
-//! A broker may refuse an output finally although another attempt would succeed, for example when its disk is full. In an ordered pipeline later
-//! records of its key may be in the topic by then, so everything is processed again from the last commit; the same applies when librdkafka has given
-//! the producer up. This is repeated as long as it takes, with growing pauses. The pauses start
-//! anew when a run has learned of an output that is refused for good: its record becomes a dead letter next time, which is progress.
+//! A broker may refuse an output finally although another attempt would succeed, for example when its disk is full. In an ordered pipeline later records
+//! of its key may be in the topic by then, so everything is processed again from the last commit; the same applies when librdkafka has given the producer
+//! up. This is repeated as long as it takes, with growing pauses. The pauses are short again when a run has learned of an output that is refused for good:
+//! its record becomes a dead letter next time, which is progress.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use crate::sink::limits::Limits;
 use crate::source::assignment::Partition;
 use crate::source::status::LoopState;
 
-/// Consumers made one after the other without a record from any of them, or without a commit.
+/// The most new consumers in a row that take no record, or make no commit.
 const REBUILDS: u32 = 3;
 
-/// A consumer that ran for so long is a first one again.
+/// After a consumer that ran for this long, the count of replacements in a row starts again.
 const LONG_RUN: Duration = Duration::from_secs(60);
 
-/// How often a loop that waits shows that it lives.
+/// How often a waiting loop shows that it is alive.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// The pauses between one consumer and the next: their group hears of each.
+/// The pauses between consumers, because the group notices each new one.
 fn pauses() -> Backoff {
     Backoff::new(Duration::from_millis(200), Duration::from_secs(30), 2.0)
 }
@@ -45,8 +45,8 @@ struct Patience {
 }
 
 impl Patience {
-    /// One more was, that ran for so long; `took` is that of [`End::Replaced`], and `learned` whether it met an output that
-    /// is refused for good and was not known. How many before it were, if another is worth the try.
+    /// Counts another replaced consumer, which ran for `ran`. `took` is that of [`End::Replaced`]; `learned` says whether it met an output that is refused
+    /// for good and was not known. Returns how many were replaced before it in a row, or `None` if another one is not worth a try.
     fn another(&mut self, took: bool, learned: bool, ran: Duration) -> Option<u32> {
         self.in_vain = if took { 1 } else { self.in_vain + 1 };
         let anew = learned || ran >= LONG_RUN;
@@ -55,9 +55,11 @@ impl Patience {
     }
 }
 
-/// What a consumer leaves to the one that takes its place. Without it an output that brokers refuse would have consumers replaced for ever, and its
-/// dead letters would never be too many; nor would two processes with one transactional id ever cease to fence each other; what is gone from the log would
-/// be counted again by each; and a stop before the next one takes a record would say nothing of what runs again.
+/// What a consumer leaves to its successor. Without it:
+/// - an output that brokers refuse would have consumers replaced for ever, and its dead letters would never be too many;
+/// - two processes with one transactional id would never stop fencing each other;
+/// - each consumer would count again what is gone from the log;
+/// - a stop before the successor takes a record would not report what runs again.
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) refused: Refused,
@@ -68,7 +70,7 @@ pub(super) struct Kept {
     pub(super) gone_until: HashMap<Partition, i64>,
 }
 
-/// What stays of a consumer that is to be replaced.
+/// What remains of a consumer that is to be replaced.
 struct Last {
     runtime: Arc<Runtime>,
     state: Arc<LoopState>,
@@ -80,7 +82,7 @@ impl Last {
         *self.stop.borrow()
     }
 
-    /// Waits for so long; at the end of the process not at all, for the next consumer ends at once.
+    /// Waits for `pause`, but not once the process stops, because the next consumer would end at once.
     async fn pause(&mut self, pause: Duration) {
         let until = Instant::now() + pause;
         while Instant::now() < until && !self.is_stopped() {
@@ -91,7 +93,7 @@ impl Last {
     }
 }
 
-/// Runs consumers, one after the other, for as long as each has to be replaced; `make` makes the parts of each.
+/// Runs one consumer after another, as long as each has to be replaced; `make` makes the parts of each.
 pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) -> End {
     let mut patience = Patience::default();
     let (pauses, mut jitter) = (pauses(), Jitter::unique());
@@ -102,7 +104,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
         let parts = match (make(), &mut last) {
             (Ok(parts), _) => parts,
             (Err(error), None) => return End::Halted(Failure::fatal("consumer", error)),
-            // The first one could be made: a file with a secret is being written, say.
+            // The first consumer could be made, so this may pass: a file with a secret is just being written, for example.
             (Err(_), Some(last)) if last.is_stopped() => return End::stopped(kept.left),
             (Err(error), Some(last)) => {
                 tracing::warn!(pipeline = %last.runtime.program.name, "cannot make a new consumer: {error}; trying again");
@@ -125,7 +127,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             }
             end @ (End::Drained | End::Abandoned(_) | End::Halted(_)) => return end,
         };
-        // Closing it may have taken so long that another has been started in its place, under the same name.
+        // Closing it may have taken so long that another one was started in its place, under the same name.
         if last.is_stopped() {
             return End::stopped(kept.left);
         }
@@ -162,7 +164,7 @@ mod tests {
         assert_eq!([1, 1, 60, 1].map(&mut another), [Some(0), Some(1), Some(0), Some(1)]);
     }
 
-    /// Of many records that brokers refuse, one by one, each would else wait for longer than the one before.
+    /// Otherwise, if brokers refuse many records one by one, each would wait longer than the one before.
     #[test]
     fn one_that_has_learned_what_is_refused_for_good_is_followed_at_once() {
         let mut patience = Patience::default();

@@ -11,14 +11,14 @@ use std::collections::HashMap;
 use crate::pipeline::failure::Failure;
 use crate::source::assignment::Partition;
 
-/// From so many on, those of partitions that are not held are forgotten.
+/// From this many on, records of partitions that are not held are forgotten.
 const MANY: usize = 1000;
 
 /// See the module's page.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
     by_input: HashMap<(Partition, i64), Failure>,
-    /// One came that was not known, since that was asked last.
+    /// A new one was added since this was last asked.
     learned: bool,
 }
 
@@ -31,7 +31,7 @@ impl Refused {
         self.learned |= self.by_input.insert(input, failure).is_none();
     }
 
-    /// Whether there is one that was not known when this was asked last.
+    /// Whether a new one was added since the last call.
     pub(super) fn learned(&mut self) -> bool {
         std::mem::take(&mut self.learned)
     }
@@ -41,12 +41,13 @@ impl Refused {
         self.by_input.get(&input)
     }
 
-    /// What is before `offset` does not run again.
+    /// Forgets records before `offset`, which do not run again.
     pub(super) fn committed(&mut self, partition: Partition, offset: i64) {
         self.by_input.retain(|(of, at), _| *of != partition || *at >= offset);
     }
 
-    /// The logs of these partitions went back, or may have done so before they come again: other records have these offsets then.
+    /// Forgets the records of these partitions. Their logs went back, or may do so before the partitions return, and other records then have these
+    /// offsets.
     pub(super) fn forget(&mut self, partitions: &[Partition]) {
         self.by_input.retain(|(of, _), _| !partitions.contains(of));
     }

@@ -14,7 +14,7 @@ use crate::source::status::{LoopStatus, PartitionStatus};
 /// How many of the last failures the status shows.
 const LAST_ERRORS: usize = 8;
 /// Records that may wait in one partition's ledger behind an unfinished one. They would all be processed again after a crash, so intake stops there.
-/// What they cost is bounded by the budget.
+/// The budget bounds their memory.
 const LONGEST_LEDGER: usize = 200_000;
 
 impl Loop {
@@ -30,16 +30,16 @@ impl Loop {
         self.parts.budget.is_full() || self.ledger_full
     }
 
-    /// Has the budget count what those in flight hold beside themselves: rows and the like, who works on them, and the finished records that wait
+    /// Updates what events in flight hold beyond their own size: rows and the like, the workers that run them, and the finished records that wait
     /// behind them.
     pub(super) fn weigh(&mut self) {
         let held = self.completions.held().saturating_add(self.waiting_bytes);
-        // Those that ask for a schema hold up their partitions alone.
+        // Tasks that fetch a schema only hold up their own partitions, so they do not count.
         let at_work = self.workers.bytes(self.resolving.len());
         self.parts.budget.hold(held.saturating_add(at_work));
     }
 
-    /// Also says why, if librdkafka fetches nothing although there is something and nothing of ours holds it.
+    /// Also returns a reason if librdkafka fetches nothing although there are records and nothing on our side holds them up.
     pub(super) fn publish_status(&mut self, state: &'static str) -> Option<String> {
         self.look_at_ledgers();
         let now = Instant::now();
@@ -65,12 +65,12 @@ impl Loop {
             let extent = self.parts.consumer.context().extent(topic, at.partition.index);
             let in_flight = at.ledger.map_or(0, |l| l.in_flight());
             let running = at.phase == Phase::Running;
-            // Of what is paused nothing is fetched, and librdkafka's end stays as it was: what comes meanwhile is lag all the same.
+            // Nothing is fetched from paused partitions, so librdkafka's end does not change; what arrives meanwhile is lag all the same.
             let rests = self.paused || self.held.get(&at.partition).is_some_and(|held| held.waits);
             let more = extent
                 .filter(|e| running && (rests || e.answer == Answer::End))
                 .and_then(|e| self.ends.beyond(at.partition, e.next, now));
-            // Who leads what is paused may have no connection because nothing is fetched.
+            // The leader of a paused partition may have no connection because nothing is fetched.
             if misses_a_broker && !rests && extent.is_some_and(|e| !e.leader_up) {
                 self.ends.put_off(at.partition, now);
             }
@@ -83,9 +83,9 @@ impl Loop {
             } else {
                 end.zip(unfinished).map(|(end, u)| (end - u).max(0))
             };
-            // Before the first record of a group without an offset its place is not known, and neither is how many there are.
+            // If the group has no offset, the position is unknown before the first record, and so is the number of records.
             let lag = behind.filter(|_| unfinished.is_some());
-            // Part of it may have become readable since.
+            // Some of the withheld records may have become readable since.
             let withheld = extent.map_or(0, |e| (e.end.unwrap_or(0) + e.withheld - end.unwrap_or(0)).max(0));
             let unread = lag.map(|lag| lag + withheld);
             caught_up &= running && unread == Some(0);
@@ -95,7 +95,7 @@ impl Loop {
                 starting: at.phase == Phase::Starting && self.stopping.is_none(),
                 lag: behind.map(i64::unsigned_abs),
                 withheld: withheld.unsigned_abs(),
-                // What waits in librdkafka's queue may be of other partitions; while that queue is taken from, what is of this one comes by itself.
+                // Records in librdkafka's queue may belong to other partitions; while the queue is read, those of this one come in time.
                 fetched: extent.filter(|e| e.queue_empty || takes).map(|e| e.next),
                 some: running && (answer != Answer::End || (position.is_none() && !at_end)),
                 unfinished,
@@ -103,7 +103,7 @@ impl Loop {
                 uncommitted: at.ledger.is_some_and(|l| l.committable().is_some()),
                 commits: self.transactions.as_ref().map_or(0, Transactions::commits),
                 position,
-                // Brokers that refuse one partition refuse another consumer as well.
+                // Brokers that refuse a partition would refuse another consumer as well.
                 free: open
                     && in_flight == 0
                     && running
@@ -127,13 +127,13 @@ impl Loop {
                 fetches_nothing = Some(format!("{topic}/{index} has {count}records and none of them arrives"));
             }
             if let Some(held) = self.held.get_mut(&at.partition) {
-                // As far as is known nothing waits: what comes next is no older than this.
+                // As far as is known no record waits, so the next one is no older than this.
                 if unread == Some(0) {
                     held.since_ms = Some(wall_ms);
                 }
-                // Whatever date it has: it was taken by now, and who dates a record 0 or before has no clock.
+                // Whatever its timestamp says, the record was taken before now; one of 0 or below is from a producer without a clock.
                 held.since_ms = held.since_ms.filter(|ms| *ms > 0).map(|ms| ms.min(wall_ms));
-                // Outputs are as late as the first that is not finished; where none is in flight, what comes next is not known yet.
+                // Outputs are as late as the first unfinished record; if none is in flight, the next record is not known yet.
                 let oldest_ms = at.ledger.and_then(|l| l.first_unfinished_ms(wall_ms));
                 if let (Some(lag), Some(timestamp)) = (lag, oldest_ms.or(held.since_ms))
                     && lag > 0
@@ -168,7 +168,7 @@ impl Loop {
                 stalled: is_stalled,
             });
         }
-        // What the consumer before left was committed all the same, or has been processed by another one.
+        // What the previous consumer left was committed all the same, or another one has processed it.
         if caught_up && !partitions.is_empty() {
             self.left_before = 0;
         }

@@ -1,7 +1,6 @@
 //! Tests of the loop on librdkafka's mock cluster, whose group and fetches use the real protocol: what a rebalance waits for, and what happens to a
-//! consumer that gets no more records. `idle` tests what needs no broker, `leaving` what a rebalance does beside a drain, `gone` retention,
-//! `starting` partitions whose offsets the group does not return, `misled`
-//! outputs that stall.
+//! consumer that gets no more records. `idle` tests what needs no broker, `leaving` what a rebalance does beside a drain, `gone` retention, `starting`
+//! partitions whose offsets the group does not return, `misled` outputs that stall.
 
 mod gone;
 pub(super) mod idle;
@@ -65,27 +64,27 @@ write = "INSERT INTO t (p, k) VALUES (:p, :k)"
 bind = { p = "record.partition", k = "record.offset" }
 "#;
 
-/// What makes that pipeline publish, with a producer that keeps an order whatever the pipeline's own is.
+/// Makes the pipeline publish, with a producer that keeps the order, whatever the pipeline's own order is.
 const OUTPUT: &str = r#"
 [pipelines.p.sink]
 topic = "out"
 set = { place = "record.offset" }
 "#;
 
-/// What makes it give records up, and stop after two.
+/// Makes it write dead letters, and stop after two.
 const DEAD_LETTERS: &str = r#"
 [pipelines.p.dead_letter]
 topic = "dead"
 stop_above = { consecutive = 1 }
 "#;
 
-/// What it writes.
+/// The statement that it executes.
 const ROW: &str = "INSERT INTO t (p, k) VALUES (:p, :k)";
 
 /// An empty record of the schema with the id 7.
 const RECORD: [u8; 5] = [0, 0, 0, 0, 7];
 
-/// The same of one that the registry, which is down, would have to tell.
+/// An empty record of another schema, which only the registry knows; that is down.
 const UNKNOWN: [u8; 5] = [0, 0, 0, 0, 9];
 
 const LONG: Duration = Duration::from_secs(90);
@@ -93,8 +92,8 @@ const LONG: Duration = Duration::from_secs(90);
 /// The broker of [`with_sink_apart`] that leads the output topic and nothing else.
 const SINK: i32 = 2;
 
-/// What brokers answer to a producer whose transactional id has another epoch by now. A producer without such an id gets the
-/// same answer when its epoch is too old.
+/// The brokers' answer to a producer whose transactional id has another epoch by now. A producer without such an id gets the same answer when its epoch
+/// is too old.
 const FENCE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
 
 fn exactly_once() -> String {
@@ -107,7 +106,7 @@ struct Bench {
     metrics: PipelineMetrics,
     all_metrics: Arc<Metrics>,
     state: Arc<LoopState>,
-    /// What knows schemas, and the plan of the one that it knows.
+    /// The schemas, and the plan of the one that they know.
     schemas: std::sync::mpsc::Receiver<(Arc<Schemas>, Arc<SchemaPlan>)>,
     stop: watch::Sender<bool>,
     thread: std::thread::JoinHandle<End>,
@@ -131,7 +130,7 @@ fn client(brokers: &str) -> ClientConfig {
     client
 }
 
-/// The same in a group whose broker assigns; then the times are the broker's, too.
+/// The same in a group whose broker assigns; then the broker sets the times, too.
 fn assigned_client(brokers: &str) -> ClientConfig {
     let mut client = client(brokers);
     for name in [
@@ -145,7 +144,7 @@ fn assigned_client(brokers: &str) -> ClientConfig {
     client
 }
 
-/// What runs the events of this pipeline, what knows schemas, and the plan of the one that it knows.
+/// The runtime of this pipeline, its schemas, and the plan of the one that they know.
 async fn prepared(
     pipeline: &config::Pipeline,
     store: MemoryStore,
@@ -198,7 +197,7 @@ async fn prepared(
     (runtime, schemas, plan)
 }
 
-/// What keeps an order, with a transactional id or without.
+/// A producer that keeps the order, with a transactional id or without.
 fn producer_of(
     config: &config::Config,
     brokers: &str,
@@ -226,7 +225,7 @@ fn cluster(partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
     cluster
 }
 
-/// The same with a broker for the output topic alone.
+/// The same with a separate broker for the output topic.
 fn with_sink_apart(partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
     let cluster = MockCluster::new(2).unwrap();
     cluster.coordinator(MockCoordinator::Group("g".to_owned()), 1).unwrap();
@@ -319,7 +318,7 @@ impl Bench {
                 let mut producer = publishes.then(make_producer);
                 let mut is_first = true;
                 run_and_rebuild(|| {
-                    // A transactional id is taken once by each producer.
+                    // Each producer takes its transactional id only once.
                     let is_over = |(producer, turnstile): &(Arc<sink::Producer>, Option<Arc<Turnstile>>)| {
                         producer.fatal().is_some() || (turnstile.is_some() && !is_first)
                     };
@@ -424,8 +423,8 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Another member of the group, which is never closed: where the group tells it of a change in that moment, librdkafka (2.12) has waited for ever
-/// for the answer to the assignment that it was given up for.
+/// Another member of the group, which is never closed: when the group reported a change at that moment, librdkafka (2.12) has waited for ever for the
+/// answer to an assignment that was given up.
 fn member(brokers: &str) -> ManuallyDrop<BaseConsumer> {
     let member: BaseConsumer = client(brokers).create().unwrap();
     member.subscribe(&["in"]).unwrap();
@@ -464,7 +463,7 @@ impl Load {
         self.give_many(partition, value, 1);
     }
 
-    /// So many at a time: the mock cluster gives one batch for each fetch.
+    /// Sends this many records at once, because the mock cluster returns one batch per fetch.
     fn give_many(&self, partition: i32, value: &[u8], count: usize) {
         for _ in 0..count {
             let record = BaseRecord::<(), _>::to("in").payload(value).partition(partition);
@@ -476,8 +475,8 @@ impl Load {
 
 #[test]
 fn partitions_are_drained_and_committed_before_they_are_given_back() {
-    // On a busy machine the mock cluster may answer a member's SyncGroup with InvalidRequest, refuse the other's commits while the first
-    // joins again, and throw the other out, which no broker does.
+    // On a busy machine the mock cluster may answer a member's SyncGroup with InvalidRequest, refuse the other's commits while the first joins again, and
+    // remove the other from the group, which no broker does.
     let is_committed = |attempt| {
         let (committed, count, refused) = give_back();
         assert!(
@@ -489,8 +488,8 @@ fn partitions_are_drained_and_committed_before_they_are_given_back() {
     assert!((1..=5).any(is_committed), "never committed before");
 }
 
-/// One of two partitions is given to another member: what was committed of it, the records of it that were written, and whether the group refused
-/// a commit.
+/// Gives one of two partitions to another member. Returns what was committed of it, how many of its records were written, and whether the group refused a
+/// commit.
 fn give_back() -> (Offset, i64, bool) {
     let bench = Bench::start(2, Duration::from_millis(800), Duration::from_secs(60));
     let load = Load::new(&bench);
@@ -502,7 +501,7 @@ fn give_back() -> (Offset, i64, bool) {
         send();
         bench.store.writes().len() > 10
     });
-    // There is always something in flight now. Another member takes one of the partitions.
+    // From now on something is always in flight. Another member takes one of the partitions.
     let other = member(&bench.cluster.bootstrap_servers());
     let mut partition = None;
     until("the other member to have a partition", || {
@@ -517,14 +516,14 @@ fn give_back() -> (Offset, i64, bool) {
     asked.add_partition("in", partition);
     let answer = other.committed_offsets(asked, Duration::from_secs(10)).unwrap();
     let committed = answer.elements()[0].offset();
-    // What was in flight, if it was not waited for, is written by now.
+    // What was in flight is written by now, even if it was not waited for.
     std::thread::sleep(Duration::from_millis(1500));
     let written = bench.written(partition);
     let count = written.len() as i64;
     assert!(count > 10, "{written:?}");
     assert_eq!(written, (0..count).collect());
     if committed == Offset::Offset(count) {
-        // That of the last row, of which the record has seven more.
+        // The clock of the last row; its record has seven more timestamps.
         let last = bench.rows(partition).iter().map(|row| row.timestamp_us).max();
         let clock = decode_clock(metadata::of(&answer, "in", partition));
         assert_eq!(clock, last.map(|last| last + 7));
@@ -544,7 +543,7 @@ fn a_partition_that_waits_for_a_schema_is_given_back_at_once() {
         load.send(partition);
         (0..3).for_each(|_| load.give(partition, &UNKNOWN));
     }
-    // Longer than is waited for here.
+    // Longer than this test waits.
     let toml = format!("shutdown_timeout = \"2m\"\n{TOML}");
     let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
     until("records to wait", || bench.state.get().waiting_for_schema == 6);
@@ -557,7 +556,7 @@ fn a_partition_that_waits_for_a_schema_is_given_back_at_once() {
         let status = bench.state.get();
         (status.waiting_for_schema, status.in_flight_records) == (3, 3)
     });
-    // On a busy machine the mock cluster may take the other partition, too, which no broker does.
+    // On a busy machine the mock cluster may take away the other partition, too, which no broker does.
     let end = bench.end();
     assert!(matches!(end, End::Abandoned(_) | End::Drained), "{end:?}");
 }
@@ -591,7 +590,7 @@ fn without_a_coordinator_partitions_are_given_back_all_the_same() {
         bench.written(kept).len() > before + 10
     });
     bench.cluster.clear_request_errors(RDKafkaApiKey::OffsetCommit);
-    // The coordinator may still be looked for.
+    // The consumer may still be looking for the coordinator.
     let end = bench.end();
     assert!(matches!(end, End::Drained | End::Abandoned(_)), "{end:?}");
 }
@@ -604,7 +603,7 @@ fn a_last_commit_that_the_group_refuses_for_a_moment_is_made_again() {
         load.send(0);
         !bench.written(0).is_empty()
     });
-    // The answer while a rebalance is between its two halves. Some of them meet the commits of every second.
+    // The answer while a rebalance is between its two halves. Some of these meet the commits that are made every second.
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
     bench
         .cluster
@@ -655,7 +654,7 @@ fn a_loop_that_panics_leaves_no_series_of_its_partitions_and_is_shown_as_halted(
         load.send(0);
         position() > 1
     });
-    // A time that no clock can show, in the midst of a record's end.
+    // A time that no clock can represent makes the end of a record panic.
     let looker = Looker::new(Showing::Shapes, None, 1, Duration::MAX);
     assert!(bench.state.tap.open(&looker));
     until("the panic", || {
@@ -664,7 +663,7 @@ fn a_loop_that_panics_leaves_no_series_of_its_partitions_and_is_shown_as_halted(
     });
     assert_eq!(position(), 0, "a new one");
     let status = bench.state.get();
-    // Whoever hears of its end says why, and counts it.
+    // The reason is added, and counted, when the end of the loop is noticed.
     assert_eq!((status.state, status.halted, status.over), ("halted", None, true));
     assert!(bench.thread.join().is_err());
 }
@@ -707,7 +706,7 @@ fn an_idle_partition_shows_the_offset_of_the_group() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// A loop in its second start: its group began behind the first record, five came while it was away, and its first fetches are refused so.
+/// A loop in its second start: its group began after the first record, five records came while it was away, and its first fetches are refused like this.
 fn begun_at_the_end_twice(refusals: &[RDKafkaRespErr]) -> Bench {
     let cluster = cluster(1);
     let load = Load::at(&cluster.bootstrap_servers());
@@ -739,7 +738,7 @@ fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_beg
 /// Retention may pass a group that was away for long. What is still in the log is not skipped, wherever a new group would begin.
 #[test]
 fn an_offset_that_the_log_has_no_longer_is_no_reason_to_begin_at_the_end() {
-    // The answer to the first fetch may be thrown away, as the position is validated meanwhile.
+    // The answer to the first fetch may be discarded because the position is validated meanwhile.
     let bench = begun_at_the_end_twice(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE; 2]);
     until("all that the log has", || bench.written(0) == (0..6).collect());
     assert!(matches!(bench.end(), End::Drained));
@@ -752,14 +751,14 @@ fn where_an_idle_partition_begins_at_its_end_is_committed_by_one_transaction() {
     cluster.create_topic("out", 1, 1).unwrap();
     let load = Load::at(&cluster.bootstrap_servers());
     load.send(0);
-    // The commit takes longer than it is to the next look at what may be committed.
+    // The commit takes longer than the time to the next check of what may be committed.
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS;
     cluster.request_errors(RDKafkaApiKey::EndTxn, &[refusal; 6]);
     let toml = exactly_once().replace("group = \"g\"", "group = \"g\"\noffset_reset = \"latest\"");
     let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml + OUTPUT);
     let committed = || bench.metrics.partition("in", 0).committed_offset.get();
     until("the end to be committed", || committed() == 1);
-    // For longer than between two looks.
+    // For longer than a few commit intervals.
     std::thread::sleep(3 * COMMIT_EVERY);
     assert_eq!(bench.metrics.transactions_committed.get(), 1);
     load.send(0);
@@ -768,7 +767,7 @@ fn where_an_idle_partition_begins_at_its_end_is_committed_by_one_transaction() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// What was published of a partition that leaves would come again from its next owner, if its offset were left for a transaction that then dies.
+/// If the offset of a leaving partition were left to a transaction that then fails, its next owner would publish its outputs again.
 #[test]
 fn what_a_drain_has_published_is_committed_with_where_it_came_from() {
     let cluster = cluster(2);
@@ -785,7 +784,7 @@ fn what_a_drain_has_published_is_committed_with_where_it_came_from() {
     });
     assert_eq!(bench.store.writes().len(), 2, "given back before it was drained");
     std::thread::sleep(Duration::from_secs(1));
-    // On a busy machine the two records may be a look apart.
+    // On a busy machine the two records may arrive in different rounds.
     let committed = bench.metrics.transactions_committed.get();
     assert!((1..=2).contains(&committed), "{committed}");
     assert!(matches!(bench.end(), End::Drained));
@@ -810,7 +809,7 @@ fn a_partition_without_a_leader_keeps_no_other_from_starting_where_a_group_begin
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// Another consumer would not get it either, and this one has others to serve.
+/// Another consumer would not get its records either, and this one has other partitions to serve.
 #[test]
 fn a_partition_without_a_leader_is_a_stall_and_no_broken_consumer() {
     let cluster = cluster(2);
@@ -821,7 +820,7 @@ fn a_partition_without_a_leader_is_a_stall_and_no_broken_consumer() {
         load.send(1);
         !bench.written(1).is_empty()
     });
-    // For three stalls.
+    // Three times the stall time.
     std::thread::sleep(Duration::from_secs(10));
     assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
     let partitions = bench.state.get().partitions;
@@ -830,7 +829,7 @@ fn a_partition_without_a_leader_is_a_stall_and_no_broken_consumer() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// In lanes, where the store does not tell which table is written, and in turns, where nothing reads it.
+/// With lanes, as the store does not say which table is written, and with turns, as nothing reads it.
 #[test]
 fn outputs_of_a_key_stay_in_order_though_an_earlier_answer_of_the_store_takes_longer() {
     for in_turns in [false, true] {
@@ -857,7 +856,7 @@ fn outputs_of_a_key_stay_in_order_though_an_earlier_answer_of_the_store_takes_lo
     }
 }
 
-/// Nothing waits for a worker, and the brokers of the output are away: nothing but the budget ends a round of intake.
+/// Nothing waits for a worker, and the brokers of the output are down: only the budget ends a round of intake.
 #[test]
 fn a_round_takes_no_more_than_the_budget_has_room_for() {
     let cluster = with_sink_apart(1);
@@ -867,7 +866,7 @@ fn a_round_takes_no_more_than_the_budget_has_room_for() {
     let toml = without_steps.replace("order = \"none\"", "order = \"none\"\nmax_in_flight = 16") + OUTPUT;
     let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
     until("the budget to be full", || bench.state.get().full);
-    // For longer than between two looks.
+    // For longer than a few status updates.
     std::thread::sleep(4 * STATUS_EVERY);
     assert_eq!(bench.state.get().in_flight_records, 16);
     assert_eq!(bench.metrics.received.get(), 16);
@@ -888,7 +887,7 @@ fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     until("the rows of the other partition", || bench.written(1).len() == 30);
     let waiting = bench.state.get().waiting_for_schema;
     assert!((4..=8).contains(&waiting), "its share of the budget: {waiting}");
-    // For longer than a stall.
+    // Longer than the stall time.
     std::thread::sleep(Duration::from_secs(7));
     (0..30).for_each(|_| load.send(1));
     until("rows again", || bench.written(1).len() == 60);
@@ -902,7 +901,7 @@ fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// A record that waits for a schema is in no transaction: none would be committed, and at the end the last one would be thrown away.
+/// A record that waits for a schema is in no transaction: otherwise none would be committed, and at the end the last one would be thrown away.
 #[test]
 fn a_partition_that_waits_for_a_schema_holds_up_no_transaction() {
     let cluster = cluster(2);
@@ -926,7 +925,7 @@ fn a_partition_that_waits_for_a_schema_holds_up_no_transaction() {
     assert_eq!(metrics.transactions_aborted.get(), 0);
 }
 
-/// It is paused at its end, and a seek alone would not lift that.
+/// The partition is paused at its end, and a seek alone would not resume it.
 #[test]
 fn a_replay_goes_on_after_an_abort_behind_its_end() {
     let cluster = cluster(1);
@@ -947,7 +946,7 @@ fn a_replay_goes_on_after_an_abort_behind_its_end() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// A loop that has committed one record, after requests that were refused so, and its metrics in text.
+/// A loop that has committed one record after requests were refused like this, and its metrics as text.
 fn committed_after(request: RDKafkaApiKey, refusals: &[RDKafkaRespErr]) -> (Bench, String) {
     let cluster = cluster(1);
     cluster.create_topic("out", 1, 1).unwrap();
@@ -973,7 +972,7 @@ fn what_brokers_refuse_for_the_moment_is_told_and_runs_again() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// So does an ACL that is taken away: no output is asked for then, and librdkafka throws away what is queued.
+/// An ACL that is removed has the same effect: no output is requested then, and librdkafka discards what is queued.
 #[test]
 fn a_transaction_that_takes_no_topic_is_told_and_runs_again() {
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
@@ -982,7 +981,7 @@ fn a_transaction_that_takes_no_topic_is_told_and_runs_again() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// A coordinator may answer so while something is wrong with its disk.
+/// A coordinator may answer like this while something is wrong with its disk.
 #[test]
 fn an_abort_that_brokers_refuse_without_a_reason_is_made_again() {
     let cluster = cluster(1);
@@ -1001,7 +1000,7 @@ fn an_abort_that_brokers_refuse_without_a_reason_is_made_again() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// As after seven days without a transaction. librdkafka aborts, and asks for no new one where offsets are refused and no output.
+/// As after seven days without a transaction. librdkafka aborts, and asks for no new id if offsets are refused and no output.
 #[test]
 fn a_transactional_id_that_brokers_have_forgotten_is_taken_anew() {
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_ID_MAPPING;
@@ -1010,7 +1009,7 @@ fn a_transactional_id_that_brokers_have_forgotten_is_taken_anew() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// As after a transaction that outlasted its time-out, whatever is asked of the brokers first.
+/// As after a transaction that outlasted its time-out, whichever request comes first.
 #[test]
 fn a_transactional_id_that_was_fenced_is_taken_anew() {
     for request in [
@@ -1026,7 +1025,7 @@ fn a_transactional_id_that_was_fenced_is_taken_anew() {
     }
 }
 
-/// As an abort that comes while the last commit is still being written: brokers answer librdkafka that they have nothing to end.
+/// As for an abort that comes while the last commit is still being written: brokers answer librdkafka that there is nothing to end.
 #[test]
 fn a_producer_of_which_brokers_have_no_transaction_is_made_anew() {
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE;
@@ -1042,7 +1041,7 @@ fn a_producer_of_which_brokers_have_no_transaction_is_made_anew() {
     }
 }
 
-/// Another process has it.
+/// Another process has the id.
 #[test]
 fn a_transactional_id_that_is_fenced_again_soon_halts() {
     let cluster = cluster(1);
@@ -1071,7 +1070,7 @@ fn a_registry_that_answers_is_waited_for_without_a_pause() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// A pause would throw away what is fetched, again and again.
+/// A pause would discard what was fetched, again and again.
 #[test]
 fn a_replay_at_a_slow_pace_is_not_paused() {
     let cluster = cluster(1);
@@ -1081,7 +1080,7 @@ fn a_replay_at_a_slow_pace_is_not_paused() {
     let long = Duration::from_secs(60);
     let bench = Bench::bounded(cluster, Duration::ZERO, long, TOML.to_owned(), bounds);
     until("the first row", || !bench.written(0).is_empty());
-    // For longer than it takes to pause, a few times over.
+    // A few times longer than it takes to pause.
     std::thread::sleep(4 * PAUSE_AFTER);
     assert_eq!(bench.metrics.pauses.get(), 0);
     assert!((8..100).contains(&bench.written(0).len()));
@@ -1102,8 +1101,8 @@ fn a_member_without_partitions_that_ends_while_the_group_joins_leaves_when_that_
         let _ = first.poll(Duration::from_millis(10));
         bench.state.get().state == "running"
     });
-    // The mock cluster answers nobody's request to join for the five seconds after a third member has come. The loop hears of that with its next
-    // heartbeat, and ends in the midst of it.
+    // For five seconds after a third member has come, the mock cluster answers no join request. The loop hears of that with its next heartbeat, and ends
+    // in the middle of it.
     let third = member(&brokers);
     std::thread::sleep(Duration::from_millis(2500));
     let Bench {
@@ -1114,7 +1113,7 @@ fn a_member_without_partitions_that_ends_while_the_group_joins_leaves_when_that_
     } = bench;
     stop.send(true).unwrap();
     assert!(matches!(thread.join().unwrap(), End::Drained));
-    // It has been answered together with the third.
+    // Its join request was answered together with the third member's.
     let protocol = third.rebalance_protocol();
     assert!(
         matches!(protocol, RebalanceProtocol::Cooperative),
@@ -1154,7 +1153,7 @@ fn a_consumer_to_which_nothing_is_delivered_is_made_anew() {
     });
     let before = bench.written(0).len();
     assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
-    // Answered again and again with an error that librdkafka keeps to itself.
+    // Every fetch is answered with an error that librdkafka does not report.
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE;
     bench.cluster.request_errors(RDKafkaApiKey::Fetch, &vec![error; 5000]);
     // A fetch that was under way may still bring something.
@@ -1169,7 +1168,7 @@ fn a_consumer_to_which_nothing_is_delivered_is_made_anew() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// So many outputs, by the offsets of their records, as each comes first.
+/// The first `count` distinct outputs, by the offsets of their records, in the order in which each comes first.
 fn published(bench: &Bench, count: usize) -> Vec<i64> {
     let consumer: BaseConsumer = client(&bench.cluster.bootstrap_servers()).create().unwrap();
     let mut from = TopicPartitionList::new();
@@ -1189,7 +1188,7 @@ fn published(bench: &Bench, count: usize) -> Vec<i64> {
     first
 }
 
-/// What a pipeline whose producer keeps an order publishes of eight records, by their offsets, where brokers answer so to one batch.
+/// What a pipeline whose producer keeps the order publishes for eight records, by their offsets, if brokers answer one batch like this.
 fn published_after(answer: RDKafkaRespErr) -> Vec<i64> {
     let cluster = cluster(1);
     cluster.create_topic("out", 1, 1).unwrap();
@@ -1198,7 +1197,7 @@ fn published_after(answer: RDKafkaRespErr) -> Vec<i64> {
     let load = Load::new(&bench);
     (0..3).for_each(|_| load.send(0));
     until("the first rows", || bench.written(0).len() == 3);
-    // While it is written.
+    // While its row is written.
     load.send(0);
     bench.cluster.request_errors(RDKafkaApiKey::Produce, &[answer]);
     until("another consumer", || bench.metrics.consumer_rebuilds.get() > 0);
@@ -1212,13 +1211,13 @@ fn published_after(answer: RDKafkaRespErr) -> Vec<i64> {
 
 #[test]
 fn an_output_that_a_broker_refuses_is_published_by_the_next_consumer_in_its_place() {
-    // A broker that cannot say what ails it: librdkafka gives the batch up.
+    // A broker that does not say what is wrong: librdkafka gives up the batch.
     let first = published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN);
     assert_eq!(first, (0..8).collect::<Vec<_>>());
 }
 
-/// Brokers refuse the next output for the moment, and the loop is told to end at once: so many records run again, finished ones behind that of the
-/// output among them.
+/// Brokers refuse the next output for the moment, and the loop has to end at once: `again` records run again, including finished ones behind that of the
+/// output.
 fn ends_without_a_successor_at_a_refusal(bench: Bench, again: usize) {
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
     bench.cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
@@ -1247,7 +1246,7 @@ fn intake_that_dead_letters_have_stopped_stays_stopped_when_an_output_is_refused
     ends_without_a_successor_at_a_refusal(bench, 3);
 }
 
-/// librdkafka reads 100,000 headers of a record at most.
+/// librdkafka reads at most 100,000 headers of a record.
 #[test]
 fn a_record_of_which_the_headers_cannot_be_read_is_a_dead_letter() {
     let cluster = cluster(1);
@@ -1288,7 +1287,7 @@ fn one_that_is_told_to_stop_while_it_drains_to_be_replaced_has_no_successor() {
     });
     std::thread::sleep(Duration::from_secs(2));
     load.send(0);
-    // The first one's output; the second one's row is still being written then.
+    // The first record's output; the second one's row is still being written then.
     ends_without_a_successor_at_a_refusal(bench, 2);
 }
 
@@ -1304,13 +1303,13 @@ fn replaced_beside_a_refused_output(dead_letters: &str) -> Bench {
     until("the first output", || bench.metrics.published.get() == 1);
     until("its end to be seen", || bench.state.get().in_flight_records == 0);
     load.send(0);
-    // So that each is a batch by itself: one fetch would bring both.
+    // So that each record is a batch by itself: one fetch would return both.
     until("the second record to be taken", || {
         bench.state.get().in_flight_records == 1
     });
     std::thread::sleep(Duration::from_millis(300));
     load.send(0);
-    // While they are written.
+    // While their rows are written.
     let refusals = [
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD,
@@ -1335,7 +1334,7 @@ fn an_output_that_brokers_refuse_for_good_is_not_published_again_by_the_next_con
 
 #[test]
 fn the_next_consumer_counts_dead_letters_on() {
-    // One more in a row than is allowed, of which each consumer has made one.
+    // One more dead letter in a row than is allowed, one by each consumer.
     let bench = replaced_beside_a_refused_output(DEAD_LETTERS);
     until("intake to stop", || bench.state.get().halted.is_some());
     assert!(matches!(bench.end(), End::Drained));
@@ -1368,24 +1367,24 @@ fn a_consumer_that_is_never_closed_has_no_successor() {
 
 #[test]
 fn a_producer_that_librdkafka_gives_up_is_made_anew() {
-    // Of the batch that is acknowledged next it means that broker and producer disagree on what has been written.
+    // For the batch that has to be acknowledged next, this means that broker and producer disagree on what has been written.
     let first = published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
     assert_eq!(first, (0..8).collect::<Vec<_>>());
 }
 
-/// librdkafka goes on with that producer, and brokers refuse all that it sends; another one has an epoch of its own.
+/// librdkafka continues with that producer, and brokers refuse all that it sends; another producer has an epoch of its own.
 #[test]
 fn a_producer_whose_epoch_brokers_refuse_is_made_anew() {
     let first = published_after(FENCE);
     assert_eq!(first, (0..8).collect::<Vec<_>>());
 }
 
-/// It would be made anew for ever, and the same rows written each time.
+/// Otherwise it would be recreated for ever, and write the same rows each time.
 #[test]
 fn a_producer_that_brokers_do_not_let_be_halts_its_pipeline() {
     let cluster = cluster(1);
     cluster.create_topic("out", 1, 1).unwrap();
-    // As brokers before 2.8 answer where IdempotentWrite on the cluster is missing.
+    // The answer of brokers before 2.8 if IdempotentWrite on the cluster is missing.
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
     cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal; 5]);
     let toml = TOML.to_owned() + OUTPUT;
@@ -1409,7 +1408,7 @@ fn a_producer_that_brokers_do_not_let_be_halts_its_pipeline() {
     );
 }
 
-/// What it had may be taken away for a minute, and heals by itself.
+/// Its permission may be removed for a minute, which passes.
 #[test]
 fn a_producer_that_brokers_do_not_let_be_any_more_is_made_anew() {
     let cluster = cluster(1);
@@ -1421,7 +1420,7 @@ fn a_producer_that_brokers_do_not_let_be_any_more_is_made_anew() {
     until("the first output", || bench.metrics.published.get() == 1);
     until("its end to be seen", || bench.state.get().in_flight_records == 0);
     load.send(0);
-    // While its row is written: the mock cluster refuses whoever produces next. The producer that takes the place of the one that is given up is refused.
+    // While its row is written: the mock cluster refuses whoever produces next. The producer that replaces the one that is given up is refused.
     until("the second record", || bench.state.get().in_flight_records == 1);
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
     bench.cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
@@ -1432,8 +1431,8 @@ fn a_producer_that_brokers_do_not_let_be_any_more_is_made_anew() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// Two batches are under way; the first is refused for want of replicas, and the mock cluster takes the one behind it, as a broker does that knows
-/// nothing of the producer yet. librdkafka then calls the first delivered too.
+/// Two batches are under way. The first is refused because replicas are missing, and the mock cluster accepts the second, as a broker does that does not
+/// know the producer yet. librdkafka then reports the first as delivered, too.
 #[test]
 fn an_output_that_only_a_later_batch_speaks_for_is_published_again() {
     let cluster = cluster(1);
@@ -1446,7 +1445,7 @@ fn an_output_that_only_a_later_batch_speaks_for_is_published_again() {
     load.send(0);
     std::thread::sleep(Duration::from_millis(100));
     load.send(0);
-    // While they are written.
+    // While their rows are written.
     bench
         .cluster
         .broker_round_trip_time(1, Duration::from_millis(400))

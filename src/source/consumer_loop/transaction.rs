@@ -34,13 +34,13 @@ use crate::source::assignment::{Partition, Phase, Ticket};
 use crate::source::context;
 use crate::source::tally::{Step, Tally};
 
-/// The longest pause after an abort; below what the last commit may take.
+/// The longest pause after an abort; shorter than the last commit may take.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What a commit may still take when the drain has used up its time.
+/// How long a commit may still take when the drain has used up its time.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What a loop's transactions are made of.
+/// The parts of a loop's transactions.
 pub struct TransactionParts {
     /// The loop's own producer, which has a transactional id.
     pub producer: Arc<sink::Producer>,
@@ -48,7 +48,7 @@ pub struct TransactionParts {
     pub turnstile: Arc<Turnstile>,
     /// How long a transaction is open.
     pub interval: Duration,
-    /// How long it may last; below the brokers' own limit.
+    /// How long it may last; less than the brokers' own limit.
     pub limit: Duration,
 }
 
@@ -59,7 +59,7 @@ struct Suspect {
     failure: Failure,
 }
 
-/// An answer from beside the loop.
+/// The result of a task beside the loop.
 pub(super) enum Answer {
     Committed(Result<(), TransactionError>, Duration),
     Aborted(Result<(), TransactionError>),
@@ -71,38 +71,38 @@ pub(super) struct Transactions {
     tally: Tally,
     /// A commit or an abort is under way.
     busy: bool,
-    /// An abort is under way, or has failed: its transaction is counted already.
+    /// An abort is under way or has failed; its transaction is counted already.
     aborting: bool,
-    /// Offsets are to be committed although nothing was taken in.
+    /// Offsets have to be committed although nothing was admitted.
     offsets_only: bool,
-    /// Partitions that are drained and wait for a commit before they are given back, and until when.
+    /// Drained partitions that wait for a commit before they are given back, and until when they wait.
     leaving: Vec<(Partition, Position)>,
     leave_by: Option<Instant>,
-    /// Nothing is told to the group before that commit is over.
+    /// The group gets no answer before that commit is over.
     blocked: bool,
-    /// When it is told all the same: the call under way is not answered.
+    /// When it gets one all the same, because the call under way is not answered.
     give_back_by: Option<Instant>,
-    /// The producer cannot go on.
+    /// The producer cannot continue.
     dead: bool,
-    /// It has committed, were it only where partitions begin.
+    /// Commits made, including those that only hold where partitions begin.
     commits: u64,
-    /// What the commit under way holds.
+    /// The offsets in the commit under way; without a ticket if the partition has left its ledger.
     committing: Vec<(Partition, Option<Ticket>, i64)>,
-    /// The largest output that was refused in the open transaction. Brokers refuse batches, so its neighbours are refused with it.
+    /// The largest output that was refused in the open transaction. Brokers refuse whole batches, so its neighbours are refused with it.
     suspect: Option<Suspect>,
-    /// The transaction that was aborted last: deliveries of it may still be reported.
+    /// The transaction that was aborted last; deliveries of it may still be reported.
     aborted: u64,
-    /// Partitions whose log went back meanwhile: what is refused of them says nothing of the new one.
+    /// Partitions whose log went back meanwhile: refused outputs of the old log say nothing about the new one.
     gone: HashSet<Partition>,
-    /// An output of the open one was refused in a way that may pass.
+    /// An output of the open transaction was refused with a transient error.
     refused: bool,
-    /// Transactions that ended so since one was committed: the next begins the later.
+    /// Transactions aborted for such an error since the last commit: the more, the longer the pause before the next.
     aborts_in_a_row: u32,
     pub(super) answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
 }
 
-/// Takes the transactional id before the group is joined: the group's offsets are not settled before. So many records run again where it is not waited for
-/// any more: the consumer before has `left` them.
+/// Takes the transactional id before joining the group, because the group's offsets are not settled before. If a stop ends the wait, the records that the
+/// previous consumer `left` run again.
 pub(super) async fn init(parts: &mut Parts, left: usize) -> Result<Option<Transactions>, End> {
     let Some(from) = parts.transactions.take() else {
         return Ok(None);
@@ -129,7 +129,7 @@ pub(super) async fn init(parts: &mut Parts, left: usize) -> Result<Option<Transa
     match result {
         Ok(Ok(())) => {}
         Ok(Err(TransactionError::GivenUp)) => return Err(End::stopped(left)),
-        // Another producer can take it, and three in a row without a commit are enough.
+        // Another producer can take the id, and after three in a row without a commit the pipeline halts.
         Ok(Err(TransactionError::Forgotten(why) | TransactionError::NotBegun(why))) => {
             tracing::error!(pipeline = %parts.runtime.program.name, "{why}; another producer takes the transactional id");
             return Err(End::Replaced { why, took: false, left });
@@ -140,14 +140,14 @@ pub(super) async fn init(parts: &mut Parts, left: usize) -> Result<Option<Transa
     Ok(Some(Transactions::new(from)))
 }
 
-/// A call is made again, for as long as it takes: `kind` is what for.
+/// Logs that a call is made again, for as long as it takes; `kind` names its purpose.
 fn tell(runtime: &Runtime, kind: &'static str, error: &str) {
     if let Some(suppressed) = runtime.told(kind) {
         tracing::warn!(pipeline = %runtime.program.name, suppressed, "{kind}: {error}; trying again");
     }
 }
 
-/// For a call whose answer is sent here: it is made again as long as somebody waits for that.
+/// Decides whether to repeat a call: as long as somebody waits for its answer.
 fn as_long_as(
     answer: mpsc::UnboundedSender<Answer>,
     runtime: Arc<Runtime>,
@@ -163,12 +163,12 @@ fn as_long_as(
 }
 
 impl Transactions {
-    /// How many were committed.
+    /// How many transactions were committed.
     pub(super) fn commits(&self) -> u64 {
         self.commits
     }
 
-    /// Those of a producer that has its transactional id, from the first on.
+    /// The transactions of a producer that has taken its transactional id, from the first one on.
     pub(super) fn new(from: TransactionParts) -> Transactions {
         let tally = Tally::new(from.interval, from.limit);
         from.turnstile.open(tally.open());
@@ -194,8 +194,8 @@ impl Transactions {
         }
     }
 
-    /// A partition's log went back: what was refused of the old one says nothing of the new. Where records `repeat` that have finished, what they
-    /// published must not stand.
+    /// A partition's log went back: refused outputs of the old log say nothing about the new one. If finished records `repeat`, their outputs must not be
+    /// committed.
     pub(super) fn went_back(&mut self, partition: Partition, repeats: bool) {
         self.suspect.take_if(|suspect| suspect.input.0 == partition);
         self.gone.insert(partition);
@@ -204,12 +204,12 @@ impl Transactions {
         }
     }
 
-    /// Whether offsets are to be committed, be there records with them or none. Asked once: what a commit does not carry now is noted again.
+    /// Whether offsets have to be committed, with or without records. Each is reported once: what the commit does not carry is noted again.
     fn has_offsets(&mut self) -> bool {
         std::mem::take(&mut self.offsets_only) || !self.leaving.is_empty()
     }
 
-    /// Between commits.
+    /// Interval between commits.
     pub(super) fn interval(&self) -> Duration {
         self.parts.interval
     }
@@ -222,25 +222,26 @@ impl Transactions {
         [self.tally.due(), self.leave_by].into_iter().flatten().min()
     }
 
-    /// Partitions that no ledger holds any more, and of which nobody has said that they are committed.
+    /// Partitions that are in no ledger any more and whose commit is not confirmed.
     pub(super) fn uncommitted(&self) -> usize {
         let carried = self.committing.iter().filter(|(_, ticket, _)| ticket.is_none());
         self.leaving.len() + carried.count()
     }
 
-    /// No partition is kept for a commit any more, and none that no commit carries yet is committed later: others have it by then. How many those are.
+    /// Keeps no partition for a commit any more. Those that no commit carries yet are never committed, because others have them by then; returns their
+    /// number.
     fn let_go(&mut self) -> usize {
         self.blocked = false;
         (self.leave_by, self.give_back_by) = (None, None);
         std::mem::take(&mut self.leaving).len()
     }
 
-    /// Whether the transaction that takes in may have another event.
+    /// Whether the transaction that new events belong to has room for another one.
     pub(super) fn has_room(&self) -> bool {
         self.tally.has_room()
     }
 
-    /// Takes an event in; the transaction that it belongs to.
+    /// Admits an event; returns the transaction that it belongs to.
     pub(super) fn admit(&mut self, now: Instant) -> u64 {
         self.tally.admit(now)
     }
@@ -250,7 +251,7 @@ impl Transactions {
         !self.busy && !self.dead
     }
 
-    /// Nothing of it will ever be committed.
+    /// Nothing more of this producer will ever be committed.
     fn die(&mut self) {
         self.dead = true;
         self.blocked = false;
@@ -258,7 +259,7 @@ impl Transactions {
     }
 }
 
-/// The next answer from beside the loop; never, where there are no transactions.
+/// The next answer from beside the loop; without transactions, never ready.
 pub(super) async fn answer(transactions: &mut Option<Transactions>) -> Option<Answer> {
     match transactions {
         Some(transactions) => transactions.answers.1.recv().await,
@@ -284,8 +285,8 @@ impl Loop {
         }
     }
 
-    /// Sees whether there is an offset that no transaction carries, for nothing was taken in: where a partition begins. While a commit is under way it
-    /// may be that one's.
+    /// Notes whether there is an offset that no transaction carries because nothing was admitted: the beginning of a partition. While a commit is under
+    /// way, the offset may be in that one.
     pub(super) fn note_offsets_without_records(&mut self) {
         if let Some(this) = &mut self.transactions {
             this.offsets_only =
@@ -293,7 +294,7 @@ impl Loop {
         }
     }
 
-    /// A drain ends at its deadline with events unfinished: what these and their neighbours published cannot be told apart.
+    /// Aborts if a drain reaches its deadline with unfinished events: their outputs cannot be told from those of other events.
     pub(super) fn abort_what_does_not_drain(&mut self, now: Instant) {
         let idle = self.transactions.as_ref().is_some_and(Transactions::is_idle);
         if !idle || self.assignment.next_deadline().is_none_or(|deadline| now < deadline) {
@@ -307,7 +308,7 @@ impl Loop {
         }
     }
 
-    /// Partitions have gone to others already: nothing that came from them may be committed.
+    /// Aborts because partitions have gone to others already: nothing that came from them may be committed.
     pub(super) fn abort_what_is_lost(&mut self) {
         if self
             .transactions
@@ -323,7 +324,8 @@ impl Loop {
         self.transactions.as_ref().is_some_and(|this| this.blocked)
     }
 
-    /// Until when a call that holds up partitions from now on is waited for. A drain that has used up its time leaves the group patience for no more.
+    /// Until when to wait for a call that holds up partitions from now on. If the drain has used up its time, the group has patience for no more than this
+    /// after it.
     fn give_back_by(&self, now: Instant) -> Instant {
         now.min(self.drain_by) + LEAVE_COMMIT
     }
@@ -344,8 +346,8 @@ impl Loop {
         }
     }
 
-    /// Gives up on the commit that partitions wait for, when its time is over. One under way that carries them may still be made: with the
-    /// generation that they leave behind, and who has them next is told no offset before that is settled.
+    /// Gives up on the commit that partitions wait for, when its time is over. A commit under way that carries them may still succeed: it has the
+    /// generation that they leave behind, and their next owner gets no offset before it is settled.
     pub(super) fn leave_without_commit(&mut self, now: Instant) {
         let last = self.last_commit;
         let Some(this) = self.transactions.as_mut().filter(|this| this.blocked) else {
@@ -404,7 +406,7 @@ impl Loop {
         let left = in_ledgers + this.uncommitted();
         this.let_go();
         this.committing.clear();
-        // From here on nothing of it is handed to the producer.
+        // From here on none of its outputs is handed to the producer.
         this.aborted = this.tally.open();
         let opened = this.tally.opened();
         let over = this.tally.aborted();
@@ -431,14 +433,14 @@ impl Loop {
         });
     }
 
-    /// How long the turnstile stays shut after an abort: what brokers refuse for the moment would else run again at once, and again.
+    /// How long the turnstile stays shut after an abort: otherwise outputs that brokers refuse for the moment would run again at once, and again.
     fn pause_after_abort(&mut self) -> Duration {
         let random = self.jitter.next_u64();
         let Some(this) = &mut self.transactions else {
             return Duration::ZERO;
         };
         let refused = std::mem::take(&mut this.refused);
-        // What is refused for good has its dead letter when it runs again: that is progress.
+        // A record refused for good becomes a dead letter when it runs again, which is progress.
         if this.suspect.is_some() {
             this.aborts_in_a_row = 0;
         }
@@ -461,7 +463,7 @@ impl Loop {
                 this.aborts_in_a_row = 0;
                 this.gone.clear();
                 this.blocked = !this.leaving.is_empty();
-                // Where none was begun nothing of it may be handed over.
+                // If no new transaction was begun, none of its outputs may be handed over.
                 if result.is_ok() {
                     this.parts.turnstile.open(open);
                 }
@@ -487,7 +489,7 @@ impl Loop {
                 self.abort_transaction(&reason);
             }
             Answer::Aborted(result) => {
-                // By now all deliveries of it are reported.
+                // By now all its deliveries are reported.
                 self.take_ended(&mut Batch::default());
                 let Some(this) = &mut self.transactions else { return };
                 if let Some(Suspect { input, failure, .. }) = this.suspect.take()
@@ -496,7 +498,7 @@ impl Loop {
                     self.refused
                         .insert(input, failure, |partition| self.held.contains_key(&partition));
                 }
-                // The next consumer has what was refused, too.
+                // After the above, so that the next consumer knows what was refused, too.
                 if let Err(error) = result {
                     return self.given_up(&error, Instant::now());
                 }
@@ -512,7 +514,7 @@ impl Loop {
         }
     }
 
-    /// The brokers did not take an output: the transaction that it was in cannot be committed.
+    /// The brokers did not accept an output, so its transaction cannot be committed.
     pub(super) fn undelivered_in_transaction(&mut self, event: Box<Event>, failure: Failure) {
         let Some(this) = &mut self.transactions else { return };
         let origin = &event.origin;
@@ -523,7 +525,7 @@ impl Loop {
         } else if failure.class == Class::Fatal {
             self.halt(failure);
         } else if current {
-            // What is thrown away with its transaction is the news only where nothing else was refused.
+            // A purged output only counts as news if nothing else was refused.
             let told = failure.reason == PURGED && (this.refused || this.suspect.is_some());
             let alone = failure.class == Class::Transient && failure.reason != BATCH_MATE && !told;
             if alone && event.transaction == this.tally.open() {
@@ -539,7 +541,7 @@ impl Loop {
             let partition = self.partition(&origin.topic, origin.partition);
             if let (Some(this), Some(partition)) = (&mut self.transactions, partition) {
                 let larger = this.suspect.as_ref().is_none_or(|suspect| bytes > suspect.bytes);
-                // Once its assignment is over, and not by the abort, another record may have its offset.
+                // If its assignment ended, other than by the abort, another record may have its offset.
                 let stands = if event.transaction == this.aborted {
                     !this.gone.contains(&partition)
                 } else {
@@ -558,13 +560,13 @@ impl Loop {
             }
         }
         if probe {
-            // Nothing more is heard of it, and those that are out keep others back.
+            // This probe will not be answered any more, and probes that are out hold back others.
             self.parts.runtime.gates.sink.returned();
         }
         self.release(event, false);
     }
 
-    /// The event has come back; `finished` is whether the offset of it counts.
+    /// The event has come back; `finished` says whether its offset counts.
     pub(super) fn left_transaction(&mut self, transaction: u64, finished: bool) {
         if let Some(this) = &mut self.transactions {
             if !finished {
@@ -574,7 +576,7 @@ impl Loop {
         }
     }
 
-    /// Commits a last time, or throws away what cannot be; whether that is over.
+    /// Commits a last time, or aborts what cannot be committed; returns whether that is over.
     pub(super) fn last_transaction_is_over(&mut self, now: Instant) -> bool {
         let deadline = *self.last_commit.get_or_insert(now + LAST_COMMIT);
         self.note_offsets_without_records();

@@ -24,45 +24,45 @@ use std::time::{Duration, Instant};
 use crate::progress::{Health, Progress};
 use crate::source::assignment::Partition;
 
-/// The time between two looks counts as no longer than this, and than half of what is a stall: the loop looks a few times a second. Nor as nothing, or
-/// one that is held up again and again would never see a stall.
+/// The time between two observations counts for at most this, and at most half of the stall time: the loop observes a few times a second, so in a longer
+/// gap it was held up. But a gap counts for something, or a loop that is held up again and again would never notice a stall.
 const LONGEST_GAP: Duration = Duration::from_secs(5);
 
-/// What is seen of a partition.
+/// An observation of a partition.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sight {
-    /// It is to start, and has not yet.
+    /// It has to start, and has not yet.
     pub(super) starting: bool,
-    /// Records behind the end, as far as that is known.
+    /// The lag in records, as far as the end is known.
     pub(super) lag: Option<u64>,
-    /// Records behind these that nobody can read yet.
+    /// Records after these that nobody can read yet.
     pub(super) withheld: u64,
-    /// The next offset to fetch, where nothing that was fetched waits in vain to be taken.
+    /// The next offset to fetch, unless fetched records wait in vain to be taken.
     pub(super) fetched: Option<i64>,
-    /// There are records, though not known how many; or none has come and it is not known whether there are any.
+    /// There are records, but their number is unknown; or none has come and it is unknown whether there are any.
     pub(super) some: bool,
     /// The first unfinished offset.
     pub(super) unfinished: Option<i64>,
-    /// The offset from which it would run again.
+    /// The offset from which it would be processed again.
     pub(super) committed: Option<i64>,
-    /// The group does not have the first unfinished offset.
+    /// The first unfinished offset is not committed.
     pub(super) uncommitted: bool,
     /// Transactions that this consumer has committed.
     pub(super) commits: u64,
-    /// The next offset to take in.
+    /// The next offset to admit.
     pub(super) position: Option<i64>,
-    /// Nothing of ours keeps records from arriving.
+    /// Nothing on our side keeps records from arriving.
     pub(super) free: bool,
 }
 
-/// What follows from it.
+/// The result of an observation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Watched {
     /// There is work, and no progress.
     pub(super) stalled: bool,
-    /// Since this moment.
+    /// It was not stalled at the observation before.
     pub(super) stalls_now: bool,
-    /// There are records, nothing of ours holds them, and none arrives.
+    /// There are records, nothing on our side holds them up, and none arrives.
     pub(super) fetches_nothing: bool,
 }
 
@@ -71,15 +71,15 @@ struct Watchdog {
     progress: Progress,
     intake: Progress,
     stalled: bool,
-    /// Where it stood when that was known last.
+    /// The last known place.
     place: i64,
-    /// What was to be fetched next when that was known last.
+    /// The last known offset to fetch next.
     fetched: i64,
-    /// The same when all that may be read had been fetched.
+    /// The value of `fetched` when everything that may be read had last been fetched.
     ended: i64,
-    /// When something was last seen to wait for a commit that has not come since.
+    /// When records were last seen to wait for a commit that has not come since.
     owed: Option<Instant>,
-    /// How many transactions were committed when something was last seen to wait for a commit.
+    /// The number of committed transactions when records were last seen to wait for a commit.
     commits: u64,
 }
 
@@ -87,9 +87,9 @@ struct Watchdog {
 #[derive(Debug)]
 pub(super) struct Watchdogs {
     stall_after: Duration,
-    /// Between the commits of transactions, where these alone are progress.
+    /// The interval between commits of transactions, if only these count as progress.
     interval: Option<Duration>,
-    /// When the partitions were looked at last.
+    /// When the partitions were last observed.
     looked: Option<Instant>,
     by_partition: HashMap<Partition, Watchdog>,
 }
@@ -104,7 +104,7 @@ impl Watchdogs {
         }
     }
 
-    /// All partitions are looked at now, each by [`Watchdogs::observe`].
+    /// Begins an observation of all partitions, each by [`Watchdogs::observe`].
     pub(super) fn look(&mut self, now: Instant) {
         let Some(last) = self.looked.replace(now) else { return };
         let gap = now.saturating_duration_since(last);
@@ -118,8 +118,8 @@ impl Watchdogs {
         }
     }
 
-    /// Intake is held: that nothing has arrived since the last look is no sign of a broken consumer. To be told before [`Watchdogs::look`], which knows
-    /// what is more than a usual gap.
+    /// Intake is held, so it is no sign of a broken consumer that nothing has arrived since the last observation. Call this before [`Watchdogs::look`],
+    /// which handles what exceeds a usual gap.
     pub(super) fn intake_is_held(&mut self, now: Instant) {
         let gap = self
             .looked
@@ -160,19 +160,19 @@ impl Watchdogs {
             watchdog.owed = Some(now);
         }
         watchdog.fetched = seen.fetched.unwrap_or(watchdog.fetched);
-        // Of one that leaves nothing may be known any more.
+        // For a partition that leaves, nothing may be known any more.
         let Some(work) = seen.lag.max((seen.starting || seen.some).then_some(1)) else {
             return Watched {
                 stalled: watchdog.stalled,
                 ..Watched::default()
             };
         };
-        // After an abort librdkafka is behind with what it says of the partition, and all seems read for a moment.
+        // After an abort librdkafka's statistics are behind, and for a moment everything seems to be read.
         let owes = watchdog
             .owed
             .is_some_and(|last| now.saturating_duration_since(last) < LONGEST_GAP);
-        // Of transactions that are aborted nothing comes: where all that may be read has been fetched, that their records are passed by is progress. It
-        // counts beside the other and not in its place, which would change whenever it seems for a moment that there is more.
+        // Records of aborted transactions are never delivered. If everything that may be read has been fetched, it is progress that they are passed.
+        // This is added to the other progress and does not replace it: otherwise the sum would change whenever there seems to be more for a moment.
         if owes {
             // What finishes while a transaction is committed waits for the next one, which may take as long again.
             watchdog.commits = seen.commits;
@@ -239,7 +239,7 @@ mod tests {
         free: false,
     };
 
-    /// When it is first called stalled, in seconds, of what is seen in each; none within ten minutes.
+    /// The second in which the partition is first called stalled, if `sight` gives the observation of each second; `None` if not within ten minutes.
     fn stalls(interval: Option<Duration>, sight: impl Fn(u64) -> Sight) -> Option<u64> {
         let (mut dogs, start) = (Watchdogs::new(LIMIT, interval), Instant::now());
         let mut seen = (0..600).map(|second| {
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn transactions_that_are_aborted_again_and_again_are_a_stall() {
-        // Each aborted after 45 s; before that some records more had finished.
+        // Each transaction is aborted after 45 s; until then some more records have finished.
         let aborted = |second: u64| match second % 45 {
             0 => STARTING,
             1 => running(1000, 1000),
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(stalls(Some(Duration::from_secs(1)), committed), None);
     }
 
-    /// All that there is has been read, and this has finished.
+    /// Everything has been read and has finished.
     fn read_to_the_end(unfinished: i64, committed: i64) -> Sight {
         Sight {
             lag: Some(0),
@@ -288,7 +288,7 @@ mod tests {
             }
         };
         assert_eq!(stalls(Some(Duration::from_millis(500)), slow), None);
-        // The first of more that comes all the time: its transaction is the next one, and each commit takes 45 s.
+        // More comes all the time, and this is the first of it: it belongs to the next transaction, and each commit takes 45 s.
         let steady = |second: u64| {
             let finished = 7 + second as i64;
             Sight {
@@ -303,11 +303,11 @@ mod tests {
     #[test]
     fn what_has_finished_and_is_not_committed_is_a_stall_of_transactions_and_no_broken_consumer() {
         let interval = Some(Duration::from_secs(1));
-        // Its commit is not answered; or each one fails, while a record comes now and then.
+        // Its commit is not answered, or every commit fails while a record comes now and then.
         assert_eq!(stalls(interval, |_| read_to_the_end(9, 7)), Some(61));
         let slow = |second: u64| read_to_the_end(9 + second as i64 / 10, 7);
         assert_eq!(stalls(interval, slow), Some(61));
-        // Alerts tell of commits that fail outside of transactions, where readers see all the same.
+        // Without transactions readers see finished records anyway, and alerts report commits that fail.
         assert_eq!(stalls(None, |_| read_to_the_end(9, 7)), None);
         let committed = |second: u64| read_to_the_end(9 + second as i64, 7 + second as i64 / 30 * 30);
         assert_eq!(stalls(interval, committed), None);
@@ -318,7 +318,7 @@ mod tests {
         }
     }
 
-    /// What was thrown away has not come again yet, and librdkafka says that all has been read.
+    /// What was thrown away has not been delivered again yet, and librdkafka reports that everything has been read.
     #[test]
     fn commits_that_fail_one_after_the_other_are_a_stall() {
         let interval = Some(Duration::from_secs(1));
@@ -327,14 +327,14 @@ mod tests {
             1 => read_to_the_end(7, 7),
             _ => read_to_the_end(9, 7),
         };
-        // From the first that is to be committed on.
+        // Counts from the first record that waits for a commit.
         assert_eq!(stalls(interval, aborted), Some(63));
-        // It never comes again, for retention has taken it.
+        // It is never delivered again, because retention has deleted it.
         let vanishes = |second: u64| read_to_the_end(if second < 30 { 9 } else { 7 }, 7);
         assert_eq!(stalls(interval, vanishes), None);
     }
 
-    /// The end is behind what can be committed, and moves with each marker.
+    /// The end is after what can be committed, and moves with each marker.
     #[test]
     fn markers_behind_the_last_record_are_no_stall() {
         let markers = |second: u64| Sight {
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn a_partition_that_never_starts_is_a_stall() {
         assert_eq!(stalls(None, |_| STARTING), Some(60));
-        // One that had moved, and starts anew.
+        // A partition that had made progress starts again.
         let anew = |second| {
             if second < 100 {
                 running(second as i64, 0)
@@ -379,7 +379,7 @@ mod tests {
         assert!(dogs.observe(P, &first, start + LIMIT).fetches_nothing);
         let held = Sight { free: false, ..first };
         assert!(!dogs.observe(P, &held, start + LIMIT).fetches_nothing);
-        // Nothing is known: no news.
+        // Nothing is known, so nothing is reported.
         assert_eq!(stalls(None, |_| Sight::default()), None);
         assert_eq!(
             stalls(None, |_| Sight {
@@ -392,7 +392,7 @@ mod tests {
 
     #[test]
     fn one_that_has_nothing_is_no_stall_however_often_it_seemed_to() {
-        // What waits in the consumer's queue is of another partition.
+        // What waits in the consumer's queue belongs to another partition.
         let seemed = |second: u64| Sight {
             lag: (!second.is_multiple_of(50)).then_some(0),
             some: second.is_multiple_of(50),
@@ -404,7 +404,7 @@ mod tests {
             let watched = dogs.observe(P, &seemed(second), start + Duration::from_secs(second));
             assert_eq!(watched, Watched::default(), "{second}");
         }
-        // It could not start for long, and then has nothing.
+        // It could not start for long, and then has no records.
         let (late, end) = (start + LIMIT * 20, start + LIMIT * 21);
         dogs.observe(P, &STARTING, late);
         assert!(dogs.observe(P, &STARTING, end).stalls_now);
@@ -422,7 +422,7 @@ mod tests {
         assert_eq!(stalls(None, unanswered), Some(60));
     }
 
-    /// What nobody may read, as the records of aborted transactions, is fetched and not delivered.
+    /// Records that nobody may read, such as those of aborted transactions, are fetched but not delivered.
     #[test]
     fn a_consumer_that_fetches_on_is_not_broken() {
         let sight = |fetched: Option<i64>| Sight {
@@ -439,7 +439,7 @@ mod tests {
         for second in 0..600 {
             assert!(!broken(second, Some(100 + second as i64)), "{second}");
         }
-        // What it fetches now is not delivered, and of other partitions nothing is either.
+        // Now nothing that it fetches is delivered, neither of this partition nor of others.
         assert!((600..659).all(|second| !broken(second, None)));
         assert!(broken(659, None));
         let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
@@ -470,20 +470,20 @@ mod tests {
             let watched = dogs.observe(P, &withheld(7), start + Duration::from_secs(second));
             assert!(!watched.fetches_nothing);
         }
-        // One that is aborted after the other, of which nothing comes.
+        // One transaction after another is aborted, so nothing is delivered.
         let aborted = |second: u64| Sight {
             fetched: Some(second as i64 / 30),
             ..withheld(7)
         };
         assert_eq!(stalls(None, aborted), None);
-        // It seems at times that there is one more: the consumer's queue has records of other partitions.
+        // At times there seems to be one more record, because the consumer's queue has records of other partitions.
         let seems = |second: u64| Sight {
             lag: Some(u64::from(second.is_multiple_of(7))),
             fetched: Some(8),
             ..withheld(7)
         };
         assert_eq!(stalls(None, seems), Some(61));
-        // The records before it can be read.
+        // The records before the open transaction can be read.
         let behind = Sight {
             lag: Some(2),
             ..withheld(5)
@@ -566,7 +566,7 @@ mod tests {
             state: "UP".to_owned(),
             ..statistics::Broker::default()
         };
-        // Its next record is there, and does not come.
+        // The next record is in the log, but does not arrive.
         let partition = statistics::Partition {
             ls_offset: 50,
             hi_offset: 50,

@@ -14,20 +14,20 @@ use super::Loop;
 use crate::sink::Sink;
 use crate::source::assignment::{Held, Phase};
 
-/// Before a drain's deadline nothing more is handed over for so long: brokers that are well acknowledge what they have within it, and a drain that is
-/// merely slow leaves nothing to take back.
+/// For this long before a drain's deadline nothing more is handed to the producer: healthy brokers acknowledge what they have within it, so a drain
+/// that is merely slow leaves nothing to withdraw.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Loop {
-    /// The group has given these partitions to others already.
+    /// The group has already assigned these partitions to others.
     pub(super) fn withdraw_what_is_lost(&mut self, is_lost: impl Fn(&Held<'_>) -> bool) {
         if self.withdraw(is_lost) {
             self.give_way("partitions were lost before brokers had taken their outputs".to_owned());
         }
     }
 
-    /// A drain ends at its deadline with outputs that no broker has taken. Before a stop's deadline nothing more is handed over either: then the end
-    /// has nothing to take back from other consumers that publish with the same producer.
+    /// Withdraws outputs that no broker has accepted when a drain reaches its deadline. Shortly before a stop's deadline nothing more is handed over
+    /// either, so that the end does not have to withdraw outputs of other consumers that share the producer.
     pub(super) fn withdraw_what_does_not_drain(&mut self, now: Instant) {
         if !self.parts.runtime.sink.as_ref().is_some_and(Sink::keeps_order) {
             return;
@@ -46,23 +46,23 @@ impl Loop {
         }
     }
 
-    /// Takes back what the producer has where any of it is of these partitions; whether it was.
+    /// Withdraws everything that the producer has, if any of it is of these partitions; returns whether it was.
     pub(super) fn withdraw(&self, leaves: impl Fn(&Held<'_>) -> bool) -> bool {
-        // First: what is handed over hereafter is refused, and what comes back is abandoned and no failure.
+        // First, so that later outputs are refused, and those that come back count as abandoned and not as failures.
         self.end_tenures(&leaves);
         let of_those = self.assignment.held().filter(|at| leaves(at));
         let has_outputs = of_those
             .filter_map(|at| self.held.get(&at.partition))
             .any(|held| held.tenure.has_outputs());
         if has_outputs && let Some(sink) = &self.parts.runtime.sink {
-            // Nothing that still runs here is published any more.
+            // Events that still run here publish nothing any more.
             self.end_tenures(|_| true);
             sink.withdraw();
         }
         has_outputs
     }
 
-    /// What still runs of these partitions may give up.
+    /// Events of these partitions that still run may give up.
     pub(super) fn end_tenures(&self, of: impl Fn(&Held<'_>) -> bool) {
         for at in self.assignment.held().filter(|at| of(at)) {
             if let Some(held) = self.held.get(&at.partition) {

@@ -16,16 +16,16 @@ use super::ROUND;
 use crate::pipeline::event::Event;
 use crate::pipeline::runner::Runtime;
 
-/// So many may be idle; who finds more leaves. A peak must not be paid for ever.
+/// The most idle workers; others end. Otherwise the memory of a peak would be kept for ever.
 const IDLE: usize = 1024;
 
-/// What one that is at work takes, in bytes: its task, whose future has room for a request, and what the driver keeps of that. In docs/benchmarks.md a
-/// process grew by some twelve kilobytes for each, with an event that weighs two.
+/// Memory of a worker at work, in bytes: its task, whose future has room for a request, and what the driver keeps for that. In docs/benchmarks.md a process
+/// grew by some twelve kilobytes for each, with an event that weighs two.
 pub(crate) const AT_WORK: usize = 8 * 1024;
 
-/// So many events begin in one go; then these have the processor, and the runtime looks at its sockets, before others begin. For the same rate
-/// fewer are under way at a time, so that what they keep is still in the processor's caches when they go on, and requests leave while
-/// others are still read. docs/benchmarks.md has what it gives.
+/// This many events begin in one go. Then these get the processor, and the runtime polls its sockets, before others begin. At the same rate fewer events are
+/// under way at a time, so what they use is still in the processor's caches when they continue, and requests leave while other records are still being read.
+/// docs/benchmarks.md shows the effect.
 const WAVE: usize = 16;
 
 /// The workers of one loop.
@@ -34,16 +34,16 @@ pub(super) struct Workers {
     io: Handle,
     room: Arc<Room>,
     wave: Wave,
-    /// They end with the loop, at whatever they are: its thread may go on.
+    /// The tasks end with the loop, whatever they are doing, because its thread may go on.
     tasks: JoinSet<()>,
 }
 
-/// What has happened since others last had the processor.
+/// What has happened since other tasks last had the processor.
 #[derive(Default)]
 struct Wave {
     /// Events that have begun.
     begun: usize,
-    /// Records that came in, whatever became of them.
+    /// Records that were taken, whatever became of them.
     taken: usize,
 }
 
@@ -62,7 +62,7 @@ impl Wave {
 
 #[derive(Default)]
 struct Room {
-    /// Desks of those who are free; none once the loop is gone.
+    /// Desks of idle workers; `None` once the loop is gone.
     free: Mutex<Option<Vec<Arc<Desk>>>>,
 }
 
@@ -84,7 +84,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Workers {
-    /// Nobody yet; they run on `io`.
+    /// Without workers; they will run on `io`.
     pub(super) fn new(runtime: Arc<Runtime>, io: Handle) -> Workers {
         let room = Arc::new(Room {
             free: Mutex::new(Some(Vec::new())),
@@ -98,19 +98,19 @@ impl Workers {
         }
     }
 
-    /// Whether enough have begun for one go.
+    /// Whether enough events have begun for one go.
     pub(super) fn are_a_wave(&self) -> bool {
         self.wave.is_full()
     }
 
-    /// One more record has come in.
+    /// One more record was taken.
     pub(super) fn take(&mut self) {
         self.wave.taken += 1;
     }
 
-    /// Lets them have the processor where they are a wave, and the other loops of the thread where many records have come in, though none of them had
-    /// to wait: librdkafka's queue may have one more each time. Who yields goes on when all that were woken before have had their turn and the runtime
-    /// has looked at its sockets; whose answers it finds there goes on beside the next wave.
+    /// Yields to the workers if they are a wave, and to the thread's other loops if many records were taken and none had to wait, because librdkafka's queue
+    /// may have one more each time. The loop continues when all tasks that were woken before have run and the runtime has polled its sockets. Tasks whose
+    /// answers it finds there run together with the next wave.
     pub(super) async fn go_first(&mut self) {
         self.wave.go_first().await;
     }
@@ -130,16 +130,16 @@ impl Workers {
         }
     }
 
-    /// Runs something else that ends with the loop.
+    /// Runs another task that ends with the loop.
     pub(super) fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
         self.wave.begun += 1;
         self.tasks.spawn_on(work, &self.io);
     }
 
-    /// What those at work hold, in bytes, without so many tasks `beside` that work on no event. Who has left is let go of first: until then its task has its
-    /// memory.
+    /// Memory of the workers at work, in bytes, not counting `beside` tasks that work on no event. Ended tasks are removed first, because they keep their
+    /// memory until then.
     pub(super) fn bytes(&mut self, beside: usize) -> usize {
-        // What one that has panicked was at says so itself.
+        // The event of a panicked task reports that itself.
         while self.tasks.try_join_next().is_some() {}
         let idle = lock(&self.room.free).as_ref().map_or(0, Vec::len);
         self.tasks.len().saturating_sub(idle + beside) * AT_WORK
@@ -167,7 +167,7 @@ async fn work(runtime: Arc<Runtime>, room: Arc<Room>, event: Box<Event>) {
 }
 
 impl Room {
-    /// Waits for the next event from now on; false where nobody needs it.
+    /// Makes the worker at this desk available for the next event; false if it is not needed.
     fn enter(&self, desk: &Arc<Desk>) -> bool {
         match &mut *lock(&self.free) {
             Some(free) if free.len() < IDLE => {
@@ -202,7 +202,7 @@ impl Desk {
         }
     }
 
-    /// The event on it; none once the loop is gone.
+    /// The event on the desk; `None` once the loop is gone.
     fn poll(&self, context: &Context<'_>) -> Poll<Option<Box<Event>>> {
         let mut state = lock(&self.state);
         if let Some(event) = state.event.take() {
@@ -312,7 +312,7 @@ mod tests {
         assert!(task.await.unwrap(), "woken, and sent home");
     }
 
-    /// What a wave relies on the runtime for.
+    /// What a wave relies on in the runtime.
     #[tokio::test]
     async fn a_wave_goes_before_the_next_and_answers_are_taken_meanwhile() {
         let ran = Arc::new(Mutex::new(Vec::new()));

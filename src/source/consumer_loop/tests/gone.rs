@@ -5,7 +5,7 @@ use super::*;
 /// The mock cluster keeps 5 MiB of a partition.
 const BYTES: usize = 100 << 10;
 
-/// Records without a value, as large as that, each in a batch of its own.
+/// Records without a value, of that size, each in a batch of its own.
 fn give_large(load: &Load, count: usize) {
     let key = vec![b'k'; BYTES];
     for _ in 0..count {
@@ -15,7 +15,7 @@ fn give_large(load: &Load, count: usize) {
     }
 }
 
-/// A group that is stopped behind its first record.
+/// A group that has stopped after its first record.
 fn stopped_behind_one() -> (MockCluster<'static, DefaultProducerContext>, Load) {
     let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(60));
     let load = Load::new(&bench);
@@ -31,7 +31,8 @@ fn stopped_behind_one() -> (MockCluster<'static, DefaultProducerContext>, Load) 
     (cluster, load)
 }
 
-/// Its next start, which commits the end: where the log began and ended, and how many records were gone.
+/// Starts the group again, which commits the end. Returns where the log began and ended, and how many records were
+/// gone.
 fn started_again(cluster: MockCluster<'static, DefaultProducerContext>) -> (i64, i64, u64) {
     let asks: BaseConsumer = client(&cluster.bootstrap_servers()).create().unwrap();
     let (low, end) = asks.fetch_watermarks("in", 0, Duration::from_secs(60)).unwrap();

@@ -74,7 +74,7 @@ async fn idle(toml: String) -> Loop {
     this
 }
 
-/// The group gives it this partition, from the beginning of its log.
+/// The group assigns this partition to the loop, from the beginning of its log.
 fn starts(this: &mut Loop, partition: Partition) {
     this.assignment.assigned(&[partition]);
     let Some(Action::FetchCommitted(starting)) = this.assignment.next_action() else {
@@ -92,12 +92,12 @@ fn starts(this: &mut Loop, partition: Partition) {
     this.hold(partition, ticket, from);
 }
 
-/// The same under `exactly_once`, of a producer that has not asked for its transactional id.
+/// The same with `exactly_once`, whose producer has not asked for its transactional id.
 pub(in crate::source::consumer_loop) async fn idle_with_transactions() -> Loop {
     idle(exactly_once() + OUTPUT).await
 }
 
-/// The record at this offset of its partition, taken in.
+/// The record at this offset of its partition, after its admission.
 pub(in crate::source::consumer_loop) fn taken(this: &mut Loop, offset: i64) -> Box<Event> {
     taken_with(this, offset, None, &RECORD)
 }
@@ -117,7 +117,7 @@ pub(in crate::source::consumer_loop) fn taken_with(
     event
 }
 
-/// The same of an assignment that is current or not.
+/// The same for an assignment that may be current or not.
 fn record(this: &Loop, ticket: Ticket, offset: i64, key: Option<&[u8]>, value: &[u8]) -> Box<Event> {
     let origin = Origin {
         ticket,
@@ -137,7 +137,7 @@ fn record(this: &Loop, ticket: Ticket, offset: i64, key: Option<&[u8]>, value: &
     Event::new(None, origin, content, tenure, completions, Instant::now())
 }
 
-/// Its partition as the status has it, once librdkafka has said this of it.
+/// The status of its partition after these statistics of librdkafka.
 fn shown(this: &mut Loop, figures: statistics::Partition) -> PartitionStatus {
     let topic = statistics::Topic {
         topic: "in".to_owned(),
@@ -152,7 +152,7 @@ fn shown(this: &mut Loop, figures: statistics::Partition) -> PartitionStatus {
     this.parts.state.get().partitions.remove(0)
 }
 
-/// What librdkafka says of a partition that is fetched to this end, of which the application has what lies before `app_offset`.
+/// librdkafka's statistics of a partition that is fetched to this end, of which the application has taken what lies before `app_offset`.
 fn fetched_to(end: i64, app_offset: i64) -> statistics::Partition {
     statistics::Partition {
         ls_offset: end,
@@ -212,14 +212,14 @@ async fn a_date_of_the_future_hides_no_lag_and_one_of_no_clock_is_none() {
     };
     assert_eq!(lag(&mut this, 0, 0), 0.0);
     assert_eq!(lag(&mut this, 1, -1), 0.0);
-    // It was taken just now.
+    // The record was taken just now.
     assert!(lag(&mut this, 2, now_ms + 3_600_000) < 60.0);
     let since_ms = this.held[&P].since_ms.unwrap();
     assert!(
         (now_ms..now_ms + 60_000).contains(&since_ms),
         "and its age grows from here"
     );
-    // This one is late, and has waited behind the others.
+    // This record is late, and has waited behind the others.
     let late = lag(&mut this, 3, now_ms - 600_000);
     assert!((600.0..660.0).contains(&late), "{late}");
 }
@@ -231,10 +231,10 @@ async fn records_that_wait_behind_those_of_other_partitions_are_lag() {
         fetchq_cnt: 7,
         ..fetched_to(11, app_offset)
     };
-    // One of another.
+    // A record of another partition was taken.
     this.took_since_status = true;
     assert_eq!(shown(&mut this, queued(1)).lag_records, Some(10));
-    // What is behind the first was no record.
+    // What came after the first record was none.
     assert_eq!(shown(&mut this, queued(11)).lag_records, Some(0));
 }
 
@@ -273,7 +273,7 @@ async fn what_was_withheld_when_intake_began_to_rest_is_counted_once() {
 #[tokio::test]
 async fn a_partition_that_ends_in_a_marker_has_no_lag_while_those_of_others_wait() {
     let mut this = with_one_finished().await;
-    // The second look at what does not move is a stall.
+    // The second observation without a change is a stall.
     this.watchdogs = Watchdogs::new(Duration::ZERO, None);
     let queued = || statistics::Partition {
         fetchq_cnt: 500,
@@ -305,7 +305,7 @@ async fn what_has_finished_is_a_stall_until_its_transaction_is_committed() {
 async fn a_partition_without_a_record_is_no_stall_while_those_of_others_wait() {
     let mut this = idle(TOML.to_owned()).await;
     this.watchdogs = Watchdogs::new(Duration::ZERO, None);
-    // It had some before it came to this consumer, or came back to it.
+    // Some had been received before the partition came, or came back, to this consumer.
     let queued = || statistics::Partition {
         fetchq_cnt: 500,
         rxmsgs: 3,
@@ -317,7 +317,7 @@ async fn a_partition_without_a_record_is_no_stall_while_those_of_others_wait() {
     }
 }
 
-/// The producer's breaker, of which a probe is out from now on.
+/// The producer's breaker, with a probe out.
 pub(in crate::source::consumer_loop) async fn with_probe_out(this: &Loop) -> Arc<Gate> {
     let gate = this.parts.runtime.gates.sink.clone();
     while !gate.is_open() {
@@ -335,7 +335,7 @@ pub(in crate::source::consumer_loop) async fn with_probe_out(this: &Loop) -> Arc
     gate
 }
 
-/// How the producer's breaker stands when a probe that is out comes back so, after its partition was lost.
+/// The state of the producer's breaker after a probe that is out has come back like this, when its partition was lost.
 async fn breaker_after(how: How) -> State {
     let mut this = idle(TOML.to_owned()).await;
     let gate = with_probe_out(&this).await;
@@ -350,7 +350,7 @@ async fn breaker_after(how: How) -> State {
 #[tokio::test]
 async fn a_probe_is_heard_of_though_its_partition_has_left() {
     assert_eq!(breaker_after(How::Finished(Outcome::Done)).await, State::Closed);
-    // It was taken back from the producer: the next one may go.
+    // It was withdrawn from the producer, so the next probe may go.
     assert_eq!(breaker_after(How::Abandoned).await, State::Open);
 }
 
@@ -373,7 +373,7 @@ async fn probes_of_partitions_that_left_open_no_breaker() {
     assert_eq!(gate.state(), State::Closed);
 }
 
-/// Of four records one is finished before their partition is lost and one after, one waits for its schema then, and one never comes back.
+/// Of four records, one finishes before their partition is lost and one after, one waits for its schema then, and one never comes back.
 #[tokio::test]
 async fn every_record_that_was_taken_is_finished_given_up_or_in_flight() {
     let mut this = idle(TOML.to_owned()).await;
@@ -410,7 +410,7 @@ async fn what_a_record_holds_is_free_again_when_it_ends() {
     assert_eq!(this.parts.budget.bytes(), 0);
 }
 
-/// What waits in it runs again where the partition goes, which is here.
+/// What waits in the lane runs again at the next owner of the partition, which is this consumer.
 #[tokio::test]
 async fn a_lane_of_a_partition_that_left_is_free_for_what_comes_back_when_its_last_record_has_ended() {
     let mut this = idle(TOML.replace("order = \"none\"", "order = \"key\"")).await;
@@ -454,7 +454,7 @@ async fn what_was_refused_of_a_partition_that_is_given_back_is_forgotten() {
     );
 }
 
-/// What is on its way to brokers that are well is heard of by then.
+/// Outputs on their way to healthy brokers are acknowledged by then.
 #[tokio::test]
 async fn nothing_is_handed_over_in_the_last_moment_of_a_drain() {
     let now = Instant::now();
@@ -478,7 +478,7 @@ async fn nothing_is_handed_over_in_the_last_moment_of_a_drain() {
     }
 }
 
-/// What still runs would be refused one after the other.
+/// Events that still run would be refused one after the other.
 #[tokio::test]
 async fn a_producer_that_is_over_ends_what_still_runs() {
     let mut this = idle(TOML.to_owned() + OUTPUT).await;
@@ -548,7 +548,7 @@ async fn the_span_of_a_record_that_runs_again_says_so() {
     );
 }
 
-/// Else its queue would be delivered whenever brokers take it again.
+/// Otherwise its queue would be delivered whenever brokers accept it again.
 #[tokio::test]
 async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
     let now = Instant::now();
@@ -603,7 +603,7 @@ async fn what_is_lost_alone_ends_nothing_of_what_stays() {
     }
 }
 
-/// Its partitions have no lag any more that anybody would miss.
+/// The lag of its partitions is nobody's concern any more.
 #[tokio::test]
 async fn a_topic_that_is_taken_away_is_shown_without_partitions() {
     let mut this = idle(TOML.replace("[\"in\"]", "[\"in\", \"closed\"]")).await;
@@ -620,7 +620,7 @@ async fn a_topic_that_is_taken_away_is_shown_without_partitions() {
     this.take_notices();
     this.publish_status("running");
     assert_eq!(shown(), [1, 0]);
-    // Another consumer has it: what all of them have is shown.
+    // Another consumer has the topic: the sum of all consumers is shown.
     let mut other = Gauges::new(&metrics, &this.parts.topics);
     other.of_topics[1].set(2);
     this.publish_status("running");
@@ -671,7 +671,7 @@ async fn a_stop_by_dead_letters_is_reported_once() {
         this.ended(Completion { event, how }, Instant::now());
     }
     assert!(this.stopped_by_limit);
-    // Its loop goes round, and is to be missed when it does not.
+    // Its loop still runs, and must be missed when it does not.
     assert_eq!(this.phase(), STOPPED_BY_LIMIT);
     sentry.close(Duration::from_secs(60));
     let events = ["sent", "failed", "dropped"].map(|how| metrics.sentry_events_total.of([how]).get());
@@ -706,7 +706,7 @@ async fn a_halt_is_told_at_once_and_so_is_one_amid_a_drain() {
     }
 }
 
-/// What it has not finished is nobody's any more.
+/// What it has not finished belongs to nobody any more.
 #[tokio::test]
 async fn a_loop_that_has_ended_shows_no_partitions_and_nothing_in_flight() {
     let mut this = idle(TOML.to_owned()).await;
@@ -736,13 +736,13 @@ async fn only_a_pause_over_the_budget_is_counted() {
     this.full_since = this.full_since.map(|since| since - PAUSE_AFTER);
     this.regulate();
     assert!(this.paused);
-    // What is assigned meanwhile joins it; then all leaves.
+    // What is assigned meanwhile is paused, too; then everything leaves.
     this.pause(true);
     this.stop();
     assert_eq!(pauses.get(), 1);
 }
 
-/// Each of so many partitions has one record in flight, at offset 0, and so many behind it that have finished.
+/// Each of these partitions has one record in flight, at offset 0, and `behind` finished ones after it.
 fn with_many_behind_one(this: &mut Loop, partitions: i32, behind: i64) -> Vec<Ticket> {
     let others: Vec<_> = (1..partitions).map(|index| Partition { index, ..P }).collect();
     this.assignment.assigned(&others);
@@ -820,7 +820,7 @@ async fn however_short_a_stall_is_librdkafka_is_not_silent_between_two_reports()
     assert!(silent_for(3));
 }
 
-/// Where dead letters have stopped intake no other consumer takes its place, so the drain is its own.
+/// If dead letters have stopped intake, no other consumer replaces this one, so it has to drain by itself.
 #[tokio::test]
 async fn a_drain_waits_for_no_record_that_has_come_back_unfinished() {
     let mut this = idle(TOML.to_owned() + OUTPUT).await;
@@ -838,7 +838,7 @@ async fn a_drain_waits_for_no_record_that_has_come_back_unfinished() {
     while let Some(action) = this.assignment.next_action() {
         actions.push(action);
     }
-    // Nothing is committed past the first.
+    // Nothing is committed past the first record.
     assert!(
         matches!(&actions[..], [Action::Forget { .. }, Action::Unassign(gone)] if *gone == [P]),
         "{actions:?}"

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// How many outputs there are.
+/// The number of outputs in the topic.
 fn outputs(bench: &Bench) -> i64 {
     let consumer: BaseConsumer = client(&bench.cluster.bootstrap_servers()).create().unwrap();
     let (_, end) = consumer.fetch_watermarks("out", 0, Duration::from_secs(10)).unwrap();
@@ -13,8 +13,8 @@ fn committed(bench: &Bench, partition: i32) -> i64 {
     bench.metrics.partition("in", partition).committed_offset.get()
 }
 
-/// A loop whose first record of each of these partitions is published and committed; from here on outputs stay with the producer, for their broker is
-/// down.
+/// A loop that has published and committed the first record of each of these partitions. From here on outputs stay with the producer, because their
+/// broker is down.
 fn without_the_sink(partitions: i32, toml: String) -> (Bench, Load) {
     let cluster = with_sink_apart(partitions);
     let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
@@ -27,17 +27,17 @@ fn without_the_sink(partitions: i32, toml: String) -> (Bench, Load) {
     (bench, load)
 }
 
-/// It was cut off for longer than its session: delivered later, the output would stand behind those of the next owner.
+/// The member was cut off for longer than its session: its output, if delivered later, would come after those of the next owner.
 #[test]
 fn an_output_of_a_partition_that_was_lost_is_left_to_the_next_owner() {
     let (bench, load) = without_the_sink(1, TOML.to_owned() + OUTPUT);
     load.send(0);
     until("the second row", || bench.written(0).len() == 2);
-    // By then its output is with the producer.
+    // By then the producer has its output.
     std::thread::sleep(Duration::from_secs(1));
     let gone = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID;
     bench.cluster.request_errors(RDKafkaApiKey::Heartbeat, &[gone]);
-    // By the next owner, who is the same here.
+    // It runs at the next owner, which is the same consumer here.
     until("the second record to run again", || bench.store.writes().len() == 3);
     bench.cluster.broker_up(SINK).unwrap();
     until("its output", || bench.metrics.published.get() >= 2);
@@ -62,13 +62,13 @@ fn outputs_that_are_left_at_the_end_of_a_drain_are_left_to_the_next_owner() {
     until("another consumer", || bench.metrics.consumer_rebuilds.get() > 0);
     bench.cluster.broker_up(SINK).unwrap();
     std::thread::sleep(Duration::from_secs(1));
-    // Those of the partition that stays, if the new consumer has it by now; the other member publishes nothing.
+    // Outputs of the partition that stays, if the new consumer has it by now; the other member publishes nothing.
     let more = outputs(&bench) - 2;
     assert!(more <= 3, "{more}");
     assert!(!matches!(bench.end(), End::Halted(_)));
 }
 
-/// librdkafka pauses what stays, too, until it has an answer.
+/// librdkafka also pauses partitions that stay, until it has an answer.
 #[test]
 fn what_stays_goes_on_while_the_group_does_not_say_where_the_rest_begins() {
     let bench = Bench::start(2, Duration::ZERO, Duration::from_secs(3));
@@ -85,7 +85,7 @@ fn what_stays_goes_on_while_the_group_does_not_say_where_the_rest_begins() {
     let kept = kept.unwrap();
     load.send(kept);
     until("its first row", || bench.written(kept).len() == 1);
-    // The group does not say where the other one's partition is to begin.
+    // The group does not say where the other member's partition begins.
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
     bench
         .cluster
@@ -98,7 +98,7 @@ fn what_stays_goes_on_while_the_group_does_not_say_where_the_rest_begins() {
     });
     (0..5).for_each(|_| load.send(kept));
     until("the rows", || bench.written(kept).len() == 6);
-    // For longer than it takes to ask for the end of what is not fetched, and to call that a stall.
+    // Longer than it takes to ask for the end of what is not fetched, and to call that a stall.
     std::thread::sleep(Duration::from_secs(10));
     assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
     bench.cluster.clear_request_errors(RDKafkaApiKey::OffsetFetch);
@@ -109,7 +109,7 @@ fn what_stays_goes_on_while_the_group_does_not_say_where_the_rest_begins() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// librdkafka takes away by itself what belongs to such a topic, calls that lost, and keeps the others.
+/// librdkafka revokes only the partitions of such a topic, calls them lost, and keeps the others.
 #[test]
 fn partitions_of_a_topic_that_may_not_be_read_any_more_leave_alone() {
     let cluster = cluster(1);

@@ -1,4 +1,5 @@
-//! Outputs that stand still: by their producer, in the place of which another one helps, and by an outage, where none does.
+//! Outputs that stand still: because of their producer, which can be replaced, and because of an outage, where replacing it
+//! does not help.
 
 use rdkafka::bindings as c;
 use rdkafka::mocking::MockCoordinator;
@@ -6,14 +7,14 @@ use rdkafka::producer::BaseProducer;
 
 use super::*;
 
-/// The broker that leads the output topic, and that which did before.
+/// The broker that leads the output topic, and the former leader.
 const LEADER: i32 = 2;
 const BEFORE: i32 = 1;
 
-/// A topic that is deleted and created begins with a lower epoch. Nobody has asked for it in between.
+/// A topic that is deleted and created again begins with a lower epoch. Nobody has asked for it in between.
 #[test]
 fn a_producer_that_keeps_to_a_leader_of_before_is_made_anew() {
-    // It lives as long as its cluster, whose handle in C is asked of it.
+    // The client lives as long as its cluster, whose C handle is obtained from it.
     let host: &'static BaseProducer = Box::leak(Box::new(
         ClientConfig::new()
             .set("test.mock.num.brokers", "2")
@@ -37,10 +38,10 @@ fn a_producer_that_keeps_to_a_leader_of_before_is_made_anew() {
     let stall_after = Duration::from_secs(3);
     let bench = Bench::run(cluster, Duration::ZERO, stall_after, TOML.to_owned() + OUTPUT);
     Load::new(&bench).send(0);
-    // Who asks before would be given the answer of before.
+    // A request before this would still get the former answer.
     until("another producer", || bench.metrics.consumer_rebuilds.get() > 0);
     assert_eq!(published(&bench, 1), [0]);
-    // On a busy machine the next one may be called broken in its first seconds.
+    // On a busy machine the next consumer may be called broken in its first seconds.
     assert!(bench.metrics.consumer_rebuilds.get() <= 2);
     assert!(matches!(bench.end(), End::Drained));
 }
@@ -61,7 +62,7 @@ fn an_outage_of_the_output_topic_is_a_stall_and_no_producer_is_made_anew() {
     until("the stall", || {
         bench.state.get().partitions.iter().any(|partition| partition.stalled)
     });
-    // For as long as it takes to see who leads.
+    // As long as it takes to check who leads.
     std::thread::sleep(Duration::from_secs(8));
     assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
     bench.cluster.clear_request_errors(RDKafkaApiKey::Produce);

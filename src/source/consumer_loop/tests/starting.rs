@@ -10,7 +10,7 @@ use crate::pipeline::completions::{Completion, How};
 use crate::source::assignment::Action;
 use crate::source::consumer_loop::ends::tests::three_records;
 
-/// Of a topic that the mock cluster has not yet: it refuses the offset, as brokers do of a topic that may not be read any more.
+/// A partition of a topic that the mock cluster does not have yet. It refuses the offset, as brokers do for a topic that may not be read any more.
 const REFUSED: Partition = Partition { topic: 1, index: 0 };
 
 /// A loop that has finished the first record of its partition, and whose consumer reaches this cluster.
@@ -27,7 +27,7 @@ fn reaches(mut this: Loop, cluster: &MockCluster<'static, DefaultProducerContext
     this
 }
 
-/// The same to which both partitions were assigned.
+/// The same with both partitions assigned.
 async fn assigned(cluster: &MockCluster<'static, DefaultProducerContext>) -> Loop {
     let mut this = reaching(cluster).await;
     this.topics.push("other".into());
@@ -35,7 +35,7 @@ async fn assigned(cluster: &MockCluster<'static, DefaultProducerContext>) -> Loo
     this
 }
 
-/// Asks for the offsets that are to be asked for; what starts.
+/// Asks for the offsets that are due; returns the partitions that start.
 fn starts(this: &mut Loop) -> Vec<Partition> {
     let mut started = Vec::new();
     while let Some(action) = this.assignment.next_action() {
@@ -54,7 +54,7 @@ async fn answered(this: &mut Loop) {
     this.offsets_fetched(fetched.unwrap().unwrap());
 }
 
-/// What starts next.
+/// The partitions that start next.
 async fn next(this: &mut Loop) -> Vec<Partition> {
     loop {
         let started = starts(this);
@@ -96,14 +96,14 @@ async fn what_was_given_back_is_not_asked_for_any_more() {
     assert!(this.fetched.1.try_recv().is_err(), "it was asked for again");
 }
 
-/// A second one would take the place of the first.
+/// A second assignment would replace the first.
 #[tokio::test]
 async fn an_assignment_of_the_eager_protocol_starts_as_a_whole() {
     let cluster = cluster(1);
     let mut this = assigned(&cluster).await;
     this.cooperative = false;
     this.unanswered.extend([P, REFUSED]);
-    // An attempt has two answers.
+    // Each attempt has two answers.
     for _ in 0..6 {
         assert!(starts(&mut this).is_empty());
         answered(&mut this).await;
@@ -112,7 +112,8 @@ async fn an_assignment_of_the_eager_protocol_starts_as_a_whole() {
     assert_eq!(next(&mut this).await, [P, REFUSED]);
 }
 
-/// The mock cluster knows no end of an epoch without records, as brokers do not of one that they have lost; its groups have the epoch of the leader.
+/// The mock cluster knows no end of an epoch without records, like brokers for an epoch that they have lost; its groups have the epoch of the
+/// leader.
 #[test]
 fn a_log_that_is_not_the_one_that_was_read_is_found_out_at_the_next_start() {
     let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(60));
@@ -132,17 +133,18 @@ fn a_log_that_is_not_the_one_that_was_read_is_found_out_at_the_next_start() {
     cluster.partition_leader("in", 0, Some(1)).unwrap();
     let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(60));
     until("all that the log has to run again", || bench.written(0).len() == 3);
-    // The mock cluster takes commits with the epoch of its leader alone.
+    // The mock cluster only accepts commits with the epoch of its leader.
     load.send(0);
     committed(&bench, 4);
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// librdkafka begins an assignment when no commit is under way any more, and refuses a seek until then. It is not asked where the loop knows of one.
+/// librdkafka begins an assignment when no commit is under way any more, and refuses a seek until then. The loop does not try if it knows of a
+/// commit.
 #[tokio::test]
 async fn a_start_that_cannot_be_validated_at_once_is_with_its_first_record() {
     for (commit, waits) in [("none", false), ("known", true), ("not waited for", true)] {
-        // Its consumer would not be closed before the commit is over.
+        // Its consumer would not close before the commit is over.
         let mut this = ManuallyDrop::new(with_one_finished().await);
         this.cooperative = false;
         if commit == "known" {
@@ -170,7 +172,7 @@ async fn fetched(consumer: &StreamConsumer<SourceContext>) -> BorrowedMessage<'_
     tokio::time::timeout(LONG, record).await.unwrap()
 }
 
-/// The records have the epoch 0, and of another one the mock cluster knows no end.
+/// The records have the epoch 0, and the mock cluster knows no end of another one.
 #[tokio::test]
 async fn a_partition_is_validated_before_its_first_record_and_where_it_starts_again() {
     let (cluster, _) = three_records(1, 0);
@@ -191,7 +193,7 @@ async fn a_partition_is_validated_before_its_first_record_and_where_it_starts_ag
     this.admit(&again);
     assert_eq!((again.offset(), due(&this)), (1, Some(2)));
 
-    // As where a transaction is aborted: the group says where it goes on, in an epoch that the log has lost.
+    // As after an abort of a transaction: the group returns where to continue, in an epoch that the log has lost.
     this.assignment.restart();
     while this.assignment.next_action().is_some() {}
     let ticket = this.assignment.ticket(P).unwrap();
@@ -206,7 +208,7 @@ async fn a_partition_is_validated_before_its_first_record_and_where_it_starts_ag
     );
 }
 
-/// It is published again where it comes again, so what is published of it must not stand.
+/// A record that comes again is published again, so its earlier outputs must not be committed.
 #[tokio::test]
 async fn what_had_finished_behind_a_record_of_a_log_that_went_back_is_thrown_away() {
     let (cluster, _) = three_records(1, 0);

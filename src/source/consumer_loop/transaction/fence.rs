@@ -19,7 +19,7 @@ use crate::pipeline::failure::Failure;
 use crate::sink::transactions::TransactionError;
 use crate::source::consumer_loop::Loop;
 
-/// Who is fenced twice within it has a twin.
+/// If a producer is fenced twice within this time, another process uses its transactional id.
 const TWIN: Duration = Duration::from_secs(600);
 
 pub(super) fn halting(error: &TransactionError) -> Failure {
@@ -33,11 +33,11 @@ pub(super) fn halting(error: &TransactionError) -> Failure {
 }
 
 impl Loop {
-    /// Nothing of the producer will be committed any more, because of this.
+    /// Nothing more of the producer will be committed, because of `error`.
     pub(super) fn given_up(&mut self, error: &TransactionError, now: Instant) {
         let Some(this) = &mut self.transactions else { return };
         let (known, has_committed) = (this.dead, this.commits > 0);
-        // Behind a commit that was made none is open.
+        // After a commit that succeeded, none is open.
         if !known && !this.aborting && !matches!(error, TransactionError::NotBegun(_)) {
             self.parts.runtime.metrics.transactions_aborted.inc();
         }
@@ -46,7 +46,7 @@ impl Loop {
             .fenced
             .is_some_and(|last| now.saturating_duration_since(last) < TWIN);
         match error {
-            // Each output that comes back tells of it, and so does a call that was under way: it is one fence.
+            // Each output that comes back reports it, and so does a call that was under way: it is one event.
             TransactionError::Fenced(_) | TransactionError::Forgotten(_) | TransactionError::NotBegun(_) if known => {}
             TransactionError::Fenced(reason) if !again => {
                 self.fenced = Some(now);
@@ -55,7 +55,7 @@ impl Loop {
                 ));
             }
             TransactionError::Forgotten(reason) | TransactionError::NotBegun(reason) => {
-                // Records that are taken again and again are no progress here.
+                // Here it is no progress to take records again and again.
                 self.took = has_committed;
                 self.give_way(reason.clone());
             }

@@ -28,7 +28,7 @@ async fn with_one_finished() -> Loop {
     this
 }
 
-/// Its partition is revoked, and kept for a commit.
+/// Revokes its partition, which is kept for a commit.
 fn leaves(this: &mut Loop) {
     this.drain_by = Instant::now() + this.parts.drain_timeout;
     this.assignment.revoked(&[P], Instant::now());
@@ -40,7 +40,7 @@ fn fence() -> TransactionError {
     TransactionError::Fenced("a test".to_owned())
 }
 
-/// The abort, or the commit, is answered by this.
+/// Answers the abort, or the commit, with this error.
 fn answered_by(this: &mut Loop, aborting: bool, error: TransactionError) {
     let answer = if aborting {
         this.abort_transaction("a test");
@@ -55,7 +55,7 @@ fn answered_ok(this: &mut Loop) {
     this.transaction_answered(Answer::Committed(Ok(()), Duration::ZERO));
 }
 
-/// It has published, and its offset is not among those that would be committed with that.
+/// The record has published, but its offset is not among those that would be committed with its output.
 #[tokio::test]
 async fn what_finishes_after_its_partition_was_lost_spoils_its_transaction() {
     for (lost, step) in [(false, Step::Commit), (true, Step::Abort)] {
@@ -71,7 +71,7 @@ async fn what_finishes_after_its_partition_was_lost_spoils_its_transaction() {
     }
 }
 
-/// Others repeat it, and would publish it again.
+/// Others repeat the record, and would publish it again.
 #[tokio::test]
 async fn what_had_finished_when_its_partition_was_lost_is_thrown_away() {
     let mut this = with_one_finished().await;
@@ -95,7 +95,7 @@ async fn what_had_finished_of_a_log_that_went_back_spoils_its_transaction_where_
     }
 }
 
-/// The start that follows repeats it, though all has come back.
+/// The next start repeats it, although everything has come back.
 #[tokio::test]
 async fn what_an_abort_throws_away_at_the_end_is_left() {
     let mut this = with_one_finished().await;
@@ -106,7 +106,7 @@ async fn what_an_abort_throws_away_at_the_end_is_left() {
     assert!(matches!(end, Some(End::Abandoned(1))), "{end:?}");
 }
 
-/// Else its next owner may have gone on from there by the time that it is committed.
+/// Otherwise its next owner may have continued from there by the time that it is committed.
 #[tokio::test]
 async fn a_partition_is_kept_at_the_end_until_the_transaction_with_it_is_over() {
     let mut this = with_one_finished().await;
@@ -114,7 +114,7 @@ async fn a_partition_is_kept_at_the_end_until_the_transaction_with_it_is_over() 
     this.stop();
     assert!(this.end(Instant::now()).is_none());
     leaves(&mut this);
-    // The commit that was under way: the next one carries the partition.
+    // This was the commit that was under way: the next one carries the partition.
     answered_ok(&mut this);
     this.act();
     assert!(this.waits_for_commit());
@@ -129,7 +129,7 @@ async fn a_partition_is_kept_at_the_end_until_the_transaction_with_it_is_over() 
     assert!(matches!(end, Some(End::Drained)), "{end:?}");
 }
 
-/// The group has no more patience. What the call does not carry is never committed, for others have it.
+/// The group waits no longer. What the call does not carry is never committed, because others have it.
 #[tokio::test]
 async fn a_commit_that_is_not_answered_holds_up_a_revocation_for_ten_seconds() {
     for carried in [true, false] {
@@ -158,7 +158,7 @@ async fn a_commit_that_is_not_answered_holds_up_a_revocation_for_ten_seconds() {
     }
 }
 
-/// Another partition's record is in the open transaction: what is waited for is no call.
+/// Another partition's record is in the open transaction, so an event is waited for, and not a call.
 #[tokio::test]
 async fn what_drains_with_a_partition_has_the_time_of_the_drain() {
     let mut this = with_one_finished().await;
@@ -171,7 +171,7 @@ async fn what_drains_with_a_partition_has_the_time_of_the_drain() {
     assert!(this.waits_for_commit());
 }
 
-/// The ledger of such a partition is gone.
+/// Such a partition has no ledger any more.
 #[tokio::test]
 async fn what_leaves_at_the_end_and_is_not_committed_is_left() {
     for way in ["aborted", "not answered", "not begun", "forgotten", "fenced"] {
@@ -202,7 +202,8 @@ async fn what_leaves_at_the_end_and_is_not_committed_is_left() {
     }
 }
 
-/// An abort would not bring it back. It is a consumer in vain unless it has committed: the number of those is bounded.
+/// An abort would not bring the transaction back. The consumer counts as one in vain unless it has committed, and the number of those is
+/// bounded.
 #[tokio::test]
 async fn a_consumer_whose_transactions_brokers_have_forgotten_makes_way_for_another() {
     for (stopping, aborting, has_committed) in [
@@ -232,7 +233,7 @@ async fn a_consumer_whose_transactions_brokers_have_forgotten_makes_way_for_anot
     }
 }
 
-/// What was committed stays so, and that is progress.
+/// What was committed stays committed, and that is progress.
 #[tokio::test]
 async fn a_commit_after_which_none_can_be_begun_is_made_and_its_consumer_makes_way() {
     let mut this = with_one_finished().await;
@@ -245,7 +246,7 @@ async fn a_commit_after_which_none_can_be_begun_is_made_and_its_consumer_makes_w
     assert!(matches!(end, Some(End::Replaced { took: true, .. })), "{end:?}");
 }
 
-/// The abort is done, or the producer that comes next does it: the record runs again in any case, and would be refused again.
+/// The abort is done, or the next producer does it. In any case the record runs again, and would be refused again.
 #[tokio::test]
 async fn what_was_refused_is_remembered_by_the_next_consumer_where_no_transaction_can_be_begun() {
     let mut this = idle_with_transactions().await;
@@ -263,19 +264,19 @@ async fn a_transaction_that_ends_with_its_producer_is_counted_as_aborted_once() 
         (true, fence(), 1),
         (false, TransactionError::Forgotten("a test".to_owned()), 1),
         (true, TransactionError::NotBegun("a test".to_owned()), 1),
-        // It was committed.
+        // The transaction was committed.
         (false, TransactionError::NotBegun("a test".to_owned()), 0),
     ] {
         let mut this = with_one_finished().await;
         answered_by(&mut this, aborting, error.clone());
-        // An output that comes back tells of it, too.
+        // An output that comes back reports it, too.
         this.given_up(&error, Instant::now());
         let counted = this.parts.runtime.metrics.transactions_aborted.get();
         assert_eq!(counted, aborted, "aborting: {aborting}, {error:?}");
     }
 }
 
-/// The time-out of its transaction may have done it, and that passes.
+/// The time-out of its transaction may be the cause, and that passes.
 #[tokio::test]
 async fn a_consumer_that_is_fenced_makes_way_for_another_and_halts_where_that_comes_again_soon() {
     for aborting in [false, true] {
@@ -306,7 +307,7 @@ async fn a_fence_ten_minutes_after_the_last_is_a_first_one_again() {
     }
 }
 
-/// The end is not that of a pipeline which halts, and nothing is taken for done.
+/// The loop does not end as if the pipeline had halted, and nothing counts as done.
 #[tokio::test]
 async fn a_fence_during_a_stop_tells_what_it_throws_away() {
     for aborting in [false, true] {
@@ -329,7 +330,8 @@ async fn what_the_consumer_before_has_left_is_left_where_no_record_has_come() {
     }
 }
 
-/// librdkafka gives the producer up by then, and each of its outputs comes back: it is one fence, or one transaction that brokers do not have.
+/// librdkafka has given up the producer by then, and each of its outputs comes back: this is one fence, or one transaction that brokers do not
+/// have.
 #[tokio::test]
 async fn outputs_of_a_producer_that_is_given_up_for_what_passes_come_back_without_a_halt() {
     for (error, halts) in [
@@ -348,7 +350,7 @@ async fn outputs_of_a_producer_that_is_given_up_for_what_passes_come_back_withou
             let refused = Failure::transient("delivery", "brokers know another epoch");
             this.undelivered_in_transaction(event, refused);
         }
-        // The call that was under way tells of it, too.
+        // The call that was under way reports it, too.
         let told = transactions::given_up(&this.transactions.as_ref().unwrap().parts.producer).unwrap();
         if !halts {
             this.transaction_answered(Answer::Committed(Err(told), Duration::ZERO));
@@ -363,7 +365,7 @@ async fn outputs_of_a_producer_that_is_given_up_for_what_passes_come_back_withou
     }
 }
 
-/// What it has comes back, purged: nothing is wrong with the brokers, and another producer takes the id.
+/// Its outputs come back purged: nothing is wrong with the brokers, and another producer takes the id.
 #[tokio::test]
 async fn a_consumer_whose_producer_was_withdrawn_makes_way_for_another() {
     let mut this = idle_with_transactions().await;
@@ -374,7 +376,7 @@ async fn a_consumer_whose_producer_was_withdrawn_makes_way_for_another() {
     assert!(matches!(end, Some(End::Replaced { left: 1, .. })), "{end:?}");
 }
 
-/// The loop has not heard of it yet. By itself such a refusal says nothing: the abort that follows is told why.
+/// The loop does not know of it yet. By itself such a refusal says nothing; the abort that follows gets the reason.
 #[tokio::test]
 async fn what_is_handed_to_a_producer_that_was_given_up_spoils_its_transaction() {
     let mut this = idle_with_transactions().await;
@@ -393,7 +395,7 @@ async fn what_is_handed_to_a_producer_that_was_given_up_spoils_its_transaction()
     assert_eq!(tally.next(Instant::now(), true, false), Step::Abort);
 }
 
-/// Other records have its offsets by then: they would be dead letters without a look at them.
+/// Other records have its offsets by then: they would become dead letters unread.
 #[tokio::test]
 async fn what_an_abort_still_brings_back_of_a_log_that_went_back_is_not_remembered() {
     for went_back in [false, true] {
@@ -410,7 +412,7 @@ async fn what_an_abort_still_brings_back_of_a_log_that_went_back_is_not_remember
     }
 }
 
-/// With five such no other would go for half a minute.
+/// After five of these, no other probe would go for half a minute.
 #[tokio::test]
 async fn a_probe_that_is_refused_is_no_longer_out() {
     let away = || Failure::transient("delivery", "brokers are away");
@@ -434,7 +436,7 @@ async fn a_probe_that_is_refused_is_no_longer_out() {
     }
 }
 
-/// When it comes back another record may have that offset.
+/// When the partition comes back, another record may have that offset.
 #[tokio::test]
 async fn what_was_refused_of_a_partition_that_has_left_is_not_remembered() {
     let mut this = idle_with_transactions().await;
@@ -446,12 +448,12 @@ async fn what_was_refused_of_a_partition_that_has_left_is_not_remembered() {
     assert!(this.refused.get((P, 0)).is_none());
 }
 
-/// librdkafka queues them without a bound, and the coordinator may be away for long.
+/// librdkafka queues reports without a bound, and the coordinator may be away for long.
 #[tokio::test]
 async fn reports_are_taken_while_the_transactional_id_is_waited_for() {
     let mut this = idle_with_transactions().await;
     this.parts.transactions = this.transactions.take().map(|transactions| transactions.parts);
-    // There are no brokers, and nobody who could stop it: it gives up after one call of ten seconds.
+    // There are no brokers, and nobody who could stop it, so it gives up after one call of ten seconds.
     let end = init(&mut this.parts, 5).await.err();
     assert!(matches!(end, Some(End::Abandoned(5))), "left before: {end:?}");
     let reports = this.parts.consumer.context().reports();
