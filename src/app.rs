@@ -5,13 +5,13 @@
 
 mod build;
 mod check;
+pub mod dry_run;
 mod early;
 mod launch;
 pub(crate) mod memory;
 mod output;
 mod probe;
 mod references;
-pub mod rehearsal;
 mod reload;
 mod renewal;
 mod services;

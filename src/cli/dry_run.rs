@@ -20,7 +20,7 @@ use super::clean::plain;
 use super::time::{self, Moment};
 use super::trouble::Trouble;
 use super::{ConfigFiles, runtime};
-use crate::app::rehearsal::{Effects, Incoming, Rehearsal, room_for_copy};
+use crate::app::dry_run::{Effects, Incoming, Rehearsal, room_for_copy};
 use crate::config::{Config, LogFormat, Pipeline};
 use crate::custom::CustomSteps;
 use crate::demo::cluster::Scratch;

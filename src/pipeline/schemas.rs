@@ -12,7 +12,7 @@ use super::plan::{Output, OutputSchema, SchemaPlan, compile, lacking, shifted};
 use super::program::Program;
 use crate::avro::Schema;
 use crate::avro::value::Type;
-use crate::registry::recent::Recent;
+use crate::registry::lru::Lru;
 use crate::registry::{Fetched, Registry, RegistryError};
 use crate::retry::Class;
 
@@ -49,13 +49,13 @@ pub struct Schemas {
     program: Arc<Program>,
     registry: Arc<Registry>,
     output: Option<OutputSubject>,
-    plans: Mutex<Recent<Result<Arc<SchemaPlan>, Failure>>>,
+    plans: Mutex<Lru<Result<Arc<SchemaPlan>, Failure>>>,
     /// The type of each field in the first plan that has it and was kept; later plans are compared with these.
     first: Mutex<Vec<Type>>,
     /// Whether a check may not read the output's subject, so that it is unknown what is registered there.
     hidden: AtomicBool,
     /// The schemas whose output schema was missing while records waited for it.
-    missing: Mutex<Recent<()>>,
+    missing: Mutex<Lru<()>>,
 }
 
 /// Why a schema cannot be used now, or ever.
@@ -121,7 +121,7 @@ impl Schemas {
         self.hidden.load(Ordering::Relaxed)
     }
 
-    fn missing(&self) -> MutexGuard<'_, Recent<()>> {
+    fn missing(&self) -> MutexGuard<'_, Lru<()>> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

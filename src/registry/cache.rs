@@ -1,7 +1,7 @@
 //! Schemas by id: each is requested once, and kept as long as there is room.
 //!
 //! An id never changes its meaning, so what was found stays valid. When the total weighs too much, the least recently used schema is evicted
-//! (`Recent`) and requested again when needed. When many records arrive with a new id, the first sends the request and the others wait for its answer
+//! (`Lru`) and requested again when needed. When many records arrive with a new id, the first sends the request and the others wait for its answer
 //! (single flight). Failures are different:
 //! - a transient failure is not kept: those who waited share it, and the next caller asks again;
 //! - an unknown id is kept for a short time, so that a flood of bad records does not become a flood of requests, and a schema that is registered a
@@ -25,7 +25,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use super::error::RegistryError;
-use super::recent::Recent;
+use super::lru::Lru;
 use super::{Fetched, RegistryStats};
 use crate::retry::Class;
 
@@ -46,7 +46,7 @@ enum Slot {
 
 #[derive(Default)]
 struct Slots {
-    known: Recent<Arc<Fetched>>,
+    known: Lru<Arc<Fetched>>,
     others: HashMap<u32, Slot>,
 }
 

@@ -12,8 +12,8 @@ mod client;
 mod error;
 pub mod framing;
 mod http;
+pub(crate) mod lru;
 mod oauth;
-pub(crate) mod recent;
 mod transport;
 
 use std::fmt;

@@ -13,7 +13,7 @@ use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
 use crate::pipeline::schemas::weight;
 use crate::registry::framing;
-use crate::registry::recent::Recent;
+use crate::registry::lru::Lru;
 use crate::retry::Class;
 
 /// How long a schema id that cannot be used is remembered before it is asked for again. Longer than the registry's client remembers an unknown id:
@@ -36,7 +36,7 @@ pub enum Read {
 /// The plans that a loop knows; its own, so no lock is needed.
 #[derive(Debug, Default)]
 pub struct Plans {
-    plans: Recent<(Result<Arc<SchemaPlan>, Failure>, Instant)>,
+    plans: Lru<(Result<Arc<SchemaPlan>, Failure>, Instant)>,
     /// The plan that was used last: most records have the schema of the one before.
     last: Option<(u32, Arc<SchemaPlan>)>,
 }

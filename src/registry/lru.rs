@@ -13,7 +13,7 @@ const EACH: usize = 512;
 
 /// Values by schema id.
 #[derive(Debug)]
-pub(crate) struct Recent<V> {
+pub(crate) struct Lru<V> {
     entries: HashMap<u32, Entry<V>>,
     weight: usize,
     /// Counts the uses; each entry records the number of its last use.
@@ -27,7 +27,7 @@ struct Entry<V> {
     used: AtomicU64,
 }
 
-impl<V> Default for Recent<V> {
+impl<V> Default for Lru<V> {
     fn default() -> Self {
         Self {
             entries: HashMap::new(),
@@ -37,7 +37,7 @@ impl<V> Default for Recent<V> {
     }
 }
 
-impl<V> Recent<V> {
+impl<V> Lru<V> {
     pub fn get(&self, id: u32) -> Option<&V> {
         let entry = self.entries.get(&id)?;
         entry.used.store(self.next(), Ordering::Relaxed);
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn what_is_used_stays_and_the_rest_goes_in_its_turn() {
-        let mut recent = Recent::default();
+        let mut recent = Lru::default();
         for id in 0..10_000 {
             recent.insert(id, id, MOST / 100);
             assert_eq!(recent.get(0), Some(&0));
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn one_that_is_too_heavy_is_held_until_the_next_comes() {
-        let mut recent = Recent::default();
+        let mut recent = Lru::default();
         recent.insert(1, (), 2 * MOST);
         assert!(recent.get(1).is_some());
         recent.insert(2, (), 1);
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_is_replaced_is_weighed_once() {
-        let mut recent = Recent::default();
+        let mut recent = Lru::default();
         recent.insert(2, (), 1);
         for _ in 0..1_000 {
             recent.insert(1, (), MOST / 10);
