@@ -247,16 +247,21 @@ async fn a_partition_has_outputs_from_the_producer_on_to_their_end_where_their_o
     }
 }
 
-/// Otherwise it would become a dead letter again, or its transaction be discarded, forever.
-#[tokio::test]
-async fn a_dead_letter_that_brokers_refuse_for_good_ends_its_pipeline() {
+/// A producer that keeps an order, and whose first output the brokers refuse.
+fn refused_once(topic: &str, refusal: RDKafkaRespErr) -> (MockCluster<'static, DefaultProducerContext>, Arc<Producer>) {
     let cluster = MockCluster::new(1).unwrap();
-    cluster.create_topic("dead", 1, 1).unwrap();
+    cluster.create_topic(topic, 1, 1).unwrap();
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", cluster.bootstrap_servers());
     let producer = made_with(config, &Metrics::new().unwrap(), true);
-    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD;
     cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    (cluster, producer)
+}
+
+/// Otherwise it would become a dead letter again, or its transaction be discarded, forever.
+#[tokio::test]
+async fn a_dead_letter_that_brokers_refuse_for_good_ends_its_pipeline() {
+    let (_cluster, producer) = refused_once("dead", RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD);
     let completions = Arc::<Completions>::default();
     let mut event = event(&completions, 0, false);
     event.failure = Some(Failure::permanent("avro", "no datum"));
@@ -273,13 +278,8 @@ async fn a_dead_letter_that_brokers_refuse_for_good_ends_its_pipeline() {
 /// Its dead letter may wait for long, and must not cause the withdrawal of the producer.
 #[tokio::test]
 async fn a_partition_has_no_output_any_more_that_brokers_have_refused_for_good() {
-    let cluster = MockCluster::new(1).unwrap();
-    cluster.create_topic("out", 1, 1).unwrap();
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", cluster.bootstrap_servers());
-    let (producer, completions) = (made_with(config, &Metrics::new().unwrap(), true), Arc::default());
-    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    let (_cluster, producer) = refused_once("out", RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE);
+    let completions = Arc::default();
     let event = event(&completions, 0, false);
     let tenure = event.tenure.clone();
     let sink = Sink::new(producer, "out");

@@ -177,15 +177,17 @@ impl Loop {
 
     /// Whether librdkafka reported fetch errors within the stall time: then it is not silent.
     pub(super) fn complains(&self, now: Instant) -> bool {
-        self.last_complaint
-            .is_some_and(|last| now.duration_since(last) < self.parts.stall_after)
+        self.within_the_stall_time(self.last_complaint, now)
     }
 
     /// Whether librdkafka reported within the stall time that it cannot reach a broker. A connection alone says nothing: it may be down because nobody
     /// needs it.
     pub(super) fn misses_a_broker(&self, now: Instant) -> bool {
-        self.last_unreachable
-            .is_some_and(|last| now.duration_since(last) < self.parts.stall_after)
+        self.within_the_stall_time(self.last_unreachable, now)
+    }
+
+    fn within_the_stall_time(&self, last: Option<Instant>, now: Instant) -> bool {
+        last.is_some_and(|last| now.duration_since(last) < self.parts.stall_after)
     }
 }
 

@@ -207,14 +207,13 @@ pub(super) fn all_ends<C: ConsumerContext, T: Consumer<C>>(
 #[cfg(test)]
 pub(super) mod tests {
     use rdkafka::ClientConfig;
-    use rdkafka::client::ClientContext;
     use rdkafka::consumer::BaseConsumer;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
-    use rdkafka::statistics::{self, Statistics};
+    use rdkafka::statistics;
 
     use super::*;
-    use crate::source::consumer_loop::tests::idle::with_one_finished;
+    use crate::source::consumer_loop::tests::idle::{report, with_one_finished};
 
     const P: Partition = Partition { topic: 0, index: 0 };
     const Q: Partition = Partition { topic: 0, index: 1 };
@@ -367,15 +366,7 @@ pub(super) mod tests {
             next_offset: 1,
             ..statistics::Partition::default()
         };
-        let topic = statistics::Topic {
-            topic: "in".to_owned(),
-            partitions: HashMap::from([(0, partition)]),
-            ..statistics::Topic::default()
-        };
-        this.parts.consumer.context().stats(Statistics {
-            topics: HashMap::from([("in".to_owned(), topic)]),
-            ..Statistics::default()
-        });
+        report(&this, partition, None);
         for away in [true, false] {
             this.last_unreachable = away.then(Instant::now);
             for _ in 0..2 {

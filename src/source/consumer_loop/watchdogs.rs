@@ -205,12 +205,10 @@ impl Watchdogs {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::client::ClientContext;
-    use rdkafka::consumer::Consumer;
-    use rdkafka::statistics::{self, Statistics};
+    use rdkafka::statistics;
 
     use super::*;
-    use crate::source::consumer_loop::tests::idle::with_one_finished;
+    use crate::source::consumer_loop::tests::idle::{report, with_one_finished};
 
     const P: Partition = Partition { topic: 0, index: 0 };
     const LIMIT: Duration = Duration::from_secs(60);
@@ -573,16 +571,7 @@ mod tests {
             next_offset: 1,
             ..statistics::Partition::default()
         };
-        let topic = statistics::Topic {
-            topic: "in".to_owned(),
-            partitions: HashMap::from([(0, partition)]),
-            ..statistics::Topic::default()
-        };
-        this.parts.consumer.context().stats(Statistics {
-            brokers: HashMap::from([("b:9092/0".to_owned(), broker)]),
-            topics: HashMap::from([("in".to_owned(), topic)]),
-            ..Statistics::default()
-        });
+        report(&this, partition, Some(broker));
         this.hold_until = Some(Instant::now() + LIMIT);
         for _ in 0..10 {
             assert_eq!(this.publish_status("running"), None);

@@ -137,17 +137,30 @@ fn record(this: &Loop, ticket: Ticket, offset: i64, key: Option<&[u8]>, value: &
     Event::new(None, origin, content, tenure, completions, Instant::now())
 }
 
-/// The status of its partition after these statistics of librdkafka.
-fn shown(this: &mut Loop, figures: statistics::Partition) -> PartitionStatus {
+/// librdkafka reports these statistics of its partition, and of a broker.
+pub(in crate::source::consumer_loop) fn report(
+    this: &Loop,
+    figures: statistics::Partition,
+    broker: Option<statistics::Broker>,
+) {
     let topic = statistics::Topic {
         topic: "in".to_owned(),
         partitions: HashMap::from([(P.index, figures)]),
         ..statistics::Topic::default()
     };
     this.parts.consumer.context().stats(Statistics {
+        brokers: broker
+            .map(|broker| ("b:9092/0".to_owned(), broker))
+            .into_iter()
+            .collect(),
         topics: HashMap::from([("in".to_owned(), topic)]),
         ..Statistics::default()
     });
+}
+
+/// The status of its partition after these statistics of librdkafka.
+fn shown(this: &mut Loop, figures: statistics::Partition) -> PartitionStatus {
+    report(this, figures, None);
     this.publish_status("running");
     this.parts.state.get().partitions.remove(0)
 }
