@@ -15,6 +15,7 @@ mod publish;
 mod refer;
 mod together;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -209,7 +210,8 @@ impl Runtime {
                     flow
                 }
                 Stage::Together(members) => {
-                    let answers = join_all(members.iter().map(|index| self.ask(*index, event))).await;
+                    let asked = members.iter().map(|index| in_place(|| self.ask(*index, event)));
+                    let answers = join_all(asked).await;
                     let mut flow = Flow::Continue;
                     for (index, answer) in members.iter().zip(answers) {
                         if let Flow::Continue = flow {
@@ -293,6 +295,12 @@ impl Runtime {
         }
         Ok(Flow::Continue)
     }
+}
+
+/// A future on the heap that is built there. `Box::pin` would build it on the stack and copy all of its bytes, some thousands of which a request never
+/// touches.
+fn in_place<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::into_pin(Box::write(Box::new_uninit(), make()))
 }
 
 /// A number that differs between events, attempts and moments, for the jitter.
