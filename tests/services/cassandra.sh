@@ -126,6 +126,7 @@ cassandra_launch() {
   printf 'dc=%s\nrack=rack1\nprefer_local=false\n' "$DATACENTER" >"$DIR/cassandra-rackdc.properties"
   mapfile -t flags <"$HERE/cassandra/jvm17.flags"
   read -ra options <<<"$JVM_OPTIONS"
+  class_archive
   # As root, Cassandra's mlockall() would succeed and touch the whole heap and code cache, which takes seconds and gigabytes. Prevented here.
   ulimit -l 64 2>/dev/null || true
   if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then command=(setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock); fi
@@ -133,6 +134,7 @@ cassandra_launch() {
   # safe: what follows such a marker was never acknowledged.
   # The other flags avoid waits that a slowly forming cluster needs. (Not unsafesystem: with it, a killed node forgets its schema and data.)
   spawn "${command[@]}" "$JAVA_HOME/bin/java" "${flags[@]}" -Xms256m "-Xmx$HEAP" -XX:MaxDirectMemorySize=1g -XX:ActiveProcessorCount=2 "${options[@]}" \
+    -XX:+UnlockDiagnosticVMOptions -XX:+AllowArchivingWithJavaAgent "${ARCHIVE[@]}" "${MAKE_ARCHIVE[@]}" \
     "-javaagent:$(echo "$LIB"/jamm-*.jar)" "-Djava.io.tmpdir=$DIR/tmp" "-XX:ErrorFile=$DIR/hs_err.log" \
     "-Dcassandra.config=file://$DIR/cassandra.yaml" "-Dcassandra-rackdc.properties=file://$DIR/cassandra-rackdc.properties" \
     "-Dlogback.configurationFile=$HERE/cassandra/logback.xml" "-Dcassandra.logdir=$DIR" "-Dcassandra.storagedir=$DIR" \

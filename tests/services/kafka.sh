@@ -17,6 +17,7 @@ kafka_settings() {
        setting BASE KAFKA_CLUSTER_PORT 19192; setting HEAP KAFKA_HEAP 512m
        PORT=$(cluster_port "$NODE") ;;
   esac
+  setting JVM_OPTIONS KAFKA_JVM_OPTIONS ''        # -XX:TieredStopAtLevel=1: starts with less CPU, and runs slower
   LIB=$STATE/lib/kafka-$VERSION
 }
 cluster_port() { echo $((BASE + ($1 - 1) * 10)); }
@@ -39,8 +40,9 @@ kafka_install() {
 }
 
 kafka_java() { # XMX CLASS ARGUMENT...
-  local xmx=$1 class=$2; shift 2
-  COMMAND=("$JAVA_HOME/bin/java" -server "-Xmx$xmx" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -Djava.awt.headless=true
+  local xmx=$1 class=$2 options; shift 2
+  read -ra options <<<"$JVM_OPTIONS"
+  COMMAND=("$JAVA_HOME/bin/java" -server "-Xmx$xmx" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 "${ARCHIVE[@]}" "${options[@]}" -Djava.awt.headless=true
     "-Dlog4j2.configurationFile=$HERE/kafka/log4j2.xml" "-Dkafka.loglevel=${KAFKA_LOG_LEVEL:-INFO}" -cp "$LIB/*" "$class" "$@")
 }
 
@@ -134,6 +136,7 @@ P
 kafka_launch() {
   local user users=() cluster
   kafka_properties >"$DIR/server.properties"
+  class_archive
   if [ ! -f "$DIR/data/meta.properties" ]; then
     case $NAME in # 16 bytes in base64, another for each cluster
       kafka) cluster=bWVzc2luYS1rYWZrYS0wMQ ;;
@@ -147,7 +150,7 @@ kafka_launch() {
     "${COMMAND[@]}" >"$DIR/log" 2>&1 || fail_with_log "could not format its storage"
   fi
   kafka_java "$HEAP" kafka.Kafka "$DIR/server.properties"
-  spawn "${COMMAND[@]}"
+  spawn "${COMMAND[0]}" "${MAKE_ARCHIVE[@]}" "${COMMAND[@]:1}"
 }
 
 kafka_probe() {

@@ -35,7 +35,7 @@ mongo_launch() {
   local set=$REPLICA_SET user='' password=''
   [ "$set" != none ] || set=
   if [ -n "$USER_PASSWORD" ]; then user=${USER_PASSWORD%%:*} password=${USER_PASSWORD#*:}; fi
-  spawn "$JAVA_HOME/bin/java" -Xms32m "-Xmx$HEAP" -XX:+UseSerialGC "-Dorg.slf4j.simpleLogger.defaultLogLevel=${MONGO_LOG_LEVEL:-warn}" \
+  spawn "$JAVA_HOME/bin/java" -Xms32m "-Xmx$HEAP" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "-Dorg.slf4j.simpleLogger.defaultLogLevel=${MONGO_LOG_LEVEL:-warn}" \
     "-Djava.io.tmpdir=$DIR/tmp" -cp "$LIB/classes:$LIB/*" StandIn "host=$ADDRESS" "port=$PORT" "wire=$WIRE" "replicaSet=$set" \
     "user=$user" "password=$password" "oplog=$OPLOG" \
     "tlsPort=$TLS_PORT" "key=$STATE/tls/server.key" "certificate=$STATE/tls/server.crt" "ca=$STATE/tls/ca.pem"

@@ -10,11 +10,12 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// Other ports than the usual ones of `tests/services`, and below the range from which outgoing connections get theirs.
-const SETTINGS: [(&str, &str); 16] = [
+const SETTINGS: [(&str, &str); 17] = [
     ("KAFKA_PORT", "17092"),
     ("KAFKA_CLUSTER_PORT", "17192"),
     ("KAFKA_SECURE_PORT", "17292"),
     ("KAFKA_HEAP", "384m"),
+    ("KAFKA_JVM_OPTIONS", "-XX:TieredStopAtLevel=1"),
     ("CASSANDRA_PORT", "17042"),
     ("CASSANDRA_TLS_PORT", "17142"),
     ("CASSANDRA_2DC_PORT", "17242"),
