@@ -353,6 +353,21 @@ async fn events_of_a_key_run_at_the_same_time_where_nothing_reads_what_they_writ
     }
 }
 
+#[tokio::test]
+async fn a_pipeline_asks_a_service_where_a_step_does() {
+    let lookup = format!("lookup = \"{LOOKUP}\"");
+    for (what, wanted) in [
+        ("filter = \"event.id > 0\"", false),
+        ("set = { number = \"event.id\" }", false),
+        (lookup.as_str(), true),
+        ("write = \"INSERT INTO seen (id, kind) VALUES (:id, :kind)\"", true),
+        ("custom = \"refuses\"", true),
+    ] {
+        let bench = bench(&format!("[[pipelines.p.steps]]\nname = \"s\"\n{what}\n")).await;
+        assert_eq!(bench.runtime.program.asks(), wanted, "{what}");
+    }
+}
+
 /// Each event that waits gets a task, and the future is copied into it.
 #[tokio::test]
 async fn the_future_of_an_event_stays_small() {
