@@ -13,6 +13,8 @@
 
 use std::time::Duration;
 
+use crate::config::Pipeline;
+
 /// An interval with fewer answers than this is merged with the next.
 const ENOUGH: u64 = 20;
 /// Ratio of latency to the best latency up to which our own load is not blamed.
@@ -57,14 +59,16 @@ pub struct Concurrency {
 }
 
 impl Concurrency {
-    /// A limit between `min` and `max` for a pipeline of `steps` steps.
+    /// A limit between `min` and `max` for a pipeline of `steps` steps; of none, if none of its steps asks a service. No answer will then ever move the
+    /// limit, and there is no service to spare, so it is that of a pipeline that declares none.
     pub fn new(min: usize, max: usize, steps: usize) -> Concurrency {
         let min = min.max(1);
         let max = max.max(min);
+        let begin = if steps == 0 { Pipeline::MAX_IN_FLIGHT } else { BEGIN };
         Concurrency {
             min: min as f64,
             max: max as f64,
-            limit: BEGIN.clamp(min, max) as f64,
+            limit: begin.clamp(min, max) as f64,
             steps: vec![Step::default(); steps],
             failures: 0,
             shrinking: None,
@@ -229,6 +233,17 @@ mod tests {
             let most = (3 * capacity).max(3 * BEGIN);
             prop_assert!(last <= most, "{last} for a capacity of {capacity}");
             prop_assert!(used > 0.95, "{used} of the throughput, {last} for a capacity of {capacity}");
+        }
+    }
+
+    #[test]
+    fn where_no_step_asks_it_is_the_fixed_default_from_the_beginning() {
+        for (min, max, fixed) in [(16, 4096, 1024), (16, 512, 512), (2000, 4096, 2000)] {
+            let mut limit = Concurrency::new(min, max, 0);
+            for _ in 0..20 {
+                assert_eq!(limit.limit(), fixed);
+                limit.observe(&[Answers::default()], 0, fixed);
+            }
         }
     }
 

@@ -362,7 +362,7 @@ fn build(
             sampled.groups.push((stats.clone(), series, (0, 0)));
         }
     }
-    let steps_count = steps.len();
+    let steps_count = if prepared.program.asks() { steps.len() } else { 0 };
     let has_cache = |step: &Step| matches!(&step.action, Action::Lookup(lookup) if lookup.cache.is_some());
     let steps_seen = prepared.program.steps.iter();
     let steps_seen = steps_seen.map(|step| (step.name.clone(), has_cache(step))).collect();

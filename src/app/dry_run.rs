@@ -27,7 +27,7 @@ use crate::pipeline::event::{Content, Event, Origin, Tenure};
 use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::{NotPrepared, prepare};
-use crate::pipeline::program::Action;
+use crate::pipeline::program::{Action, Program};
 use crate::pipeline::runner::Runtime;
 use crate::pipeline::schemas::{Registering, Schemas};
 use crate::retry::Class;
@@ -316,21 +316,8 @@ impl Rehearsal {
         let Some(AnyStore::HeldBack(store)) = self.store.as_deref() else {
             return Vec::new();
         };
-        store.take().into_iter().map(|held| self.of_step(held)).collect()
-    }
-
-    fn of_step(&self, held: Held) -> Written {
-        let mut steps = self.runtime.program.steps.iter();
-        let step = steps.find(|step| matches!(&step.action, Action::Write(write) if write.statement.cql() == held.cql));
-        Written {
-            step: step.map(|step| step.name.to_string()).unwrap_or_default(),
-            statement: held.cql,
-            values: held
-                .values
-                .iter()
-                .map(|(name, value)| (name.clone(), to_json(value)))
-                .collect(),
-        }
+        let program = &self.runtime.program;
+        store.take().iter().map(|held| of_step(program, held)).collect()
     }
 
     fn published(&self, event: &Event) -> Result<Option<Published>, Failure> {
@@ -356,6 +343,25 @@ impl Rehearsal {
                 .map(|(name, _)| name.value.clone())
                 .collect(),
         }))
+    }
+}
+
+/// A write as it is reported. Its step is found by the statement itself, not by the text, which several steps may share.
+fn of_step(program: &Program, held: &Held) -> Written {
+    let written = program.steps.iter().find_map(|step| match &step.action {
+        Action::Write(write) if write.statement.identity() == held.statement => Some((&step.name, &write.statement)),
+        _ => None,
+    });
+    Written {
+        step: written.map(|(name, _)| name.to_string()).unwrap_or_default(),
+        statement: written
+            .map(|(_, statement)| statement.cql().to_owned())
+            .unwrap_or_default(),
+        values: held
+            .values
+            .iter()
+            .map(|(name, value)| (name.clone(), to_json(value)))
+            .collect(),
     }
 }
 
@@ -388,4 +394,50 @@ async fn copy_sqlite(config: &mut Config, room: Option<&Scratch>) -> Result<(), 
         store.value = format!("sqlite:{}", copy.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::avro::Value;
+    use crate::pipeline::program;
+    use crate::reference::References;
+    use crate::store::Store as _;
+    use crate::store::sqlite::SqliteOptions;
+
+    #[tokio::test]
+    async fn each_row_has_the_name_of_its_step_where_steps_share_a_statement() {
+        const INSERT: &str = "INSERT INTO t (id, kind) VALUES (:id, :kind)";
+        let scratch = Scratch::new().unwrap();
+        let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
+        let table = "CREATE TABLE t (id bigint PRIMARY KEY, kind text) WITHOUT ROWID";
+        store.execute_script(table).await.unwrap();
+        let store = HeldBack::of(AnyStore::Sqlite(store));
+        let step = |name: &str, when: &str| {
+            format!("[[pipelines.p.steps]]\nname = \"{name}\"\nwhen = \"{when}\"\nwrite = \"{INSERT}\"\n")
+        };
+        let toml = format!(
+            "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\"\n\
+             [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n{}{}",
+            step("low", "event.id < 5"),
+            step("high", "event.id > 4")
+        );
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+        let parsed = program::parse(&config.pipelines["p"]).unwrap();
+        let (references, customs) = (References::default(), CustomSteps::new());
+        let program = parsed.prepare(Some(&store), &references, &customs).await.unwrap();
+        for step in &program.steps {
+            let Action::Write(write) = &step.action else {
+                panic!("{step:?}")
+            };
+            let values = [Value::Long(7), Value::String("click".into())];
+            store.write(&write.statement, &values, 1).await.unwrap();
+        }
+        let AnyStore::HeldBack(held) = &store else {
+            panic!("not held back")
+        };
+        let written: Vec<_> = held.take().iter().map(|held| of_step(&program, held)).collect();
+        let told: Vec<_> = written.iter().map(|row| (&*row.step, &*row.statement)).collect();
+        assert_eq!(told, [("low", INSERT), ("high", INSERT)]);
+    }
 }

@@ -72,6 +72,9 @@ const DELIVERY: [(&str, Delivery); 2] = [
 ];
 
 impl Pipeline {
+    /// The default of `max_in_flight`.
+    pub const MAX_IN_FLIGHT: usize = 1024;
+
     /// The default of `transaction_interval`.
     pub const TRANSACTION_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -89,7 +92,7 @@ impl Pipeline {
         let dead_letter = section.optional("dead_letter", DeadLetter::read);
         section.finish();
         let order = order?;
-        let (max_in_flight, min_in_flight) = max_in_flight?.unwrap_or((Spanned::new(1024, span), None));
+        let (max_in_flight, min_in_flight) = max_in_flight?.unwrap_or((Spanned::new(Self::MAX_IN_FLIGHT, span), None));
         Some(Self {
             span,
             name: entry.key.clone(),

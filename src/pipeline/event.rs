@@ -124,6 +124,8 @@ pub struct Event {
     pub answered: u64,
     /// Whether it writes its row at this stage alone, because its batch has failed or may not be written.
     pub alone: bool,
+    /// The step that ended it without an output, as a filter does.
+    pub left_out: Option<usize>,
     /// The size of its output that the brokers have refused. The output itself exists only in the producer's queue, which is bounded by memory,
     /// and is encoded again for each attempt.
     pub refused_bytes: usize,
@@ -207,6 +209,7 @@ impl Event {
                 stage: 0,
                 answered: 0,
                 alone: false,
+                left_out: None,
                 refused_bytes: 0,
                 pending: Outcome::Done,
                 attempts: 0,
@@ -396,6 +399,7 @@ impl Event {
         self.stage = 0;
         self.answered = 0;
         self.alone = false;
+        self.left_out = None;
         self.refused_bytes = 0;
         // One phase of large values must not occupy memory for ever.
         if self.bytes.capacity() > KEPT {
@@ -471,6 +475,13 @@ mod tests {
             assert!(capacity <= ROOMY.max(4 * needed), "{capacity} for {size}");
             spare = Some(event.recycle());
         }
+    }
+
+    #[test]
+    fn what_ended_a_record_is_not_told_of_the_next() {
+        let mut ended = event(None, b"a");
+        ended.left_out = Some(1);
+        assert_eq!(event(Some(ended.recycle()), b"b").left_out, None);
     }
 
     #[test]

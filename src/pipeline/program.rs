@@ -277,6 +277,15 @@ impl Program {
         self.steps.iter().filter(is_write).count()
     }
 
+    /// Whether any of its steps asks a service; what is in memory answers at once.
+    pub fn asks(&self) -> bool {
+        self.steps.iter().any(|step| match &step.action {
+            Action::Lookup(_) | Action::Write(_) | Action::Custom(_) => true,
+            Action::Reference(refer) => refer.reference.is_on_demand(),
+            Action::Filter(_) | Action::Set { .. } => false,
+        })
+    }
+
     /// Whether events of one key may run at the same time: no look-up reads a table that a write changes, and every write keeps
     /// the newest value by the record's own timestamp.
     pub fn commutes(&self) -> bool {

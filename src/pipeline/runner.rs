@@ -106,7 +106,8 @@ impl StepHandles {
 /// How a run of the steps ended.
 enum Flow {
     Continue,
-    Skip,
+    /// This step leaves the event out.
+    Skip(usize),
     Abandon,
     /// The event continues in the loop, at a write whose rows the loop gathers.
     GoOn,
@@ -177,7 +178,10 @@ impl Runtime {
         }
         match flow {
             Ok(Flow::Continue) => self.publish(event).await,
-            Ok(Flow::Skip) => event.complete(How::Finished(Outcome::Skipped)),
+            Ok(Flow::Skip(step)) => {
+                event.left_out = Some(step);
+                event.complete(How::Finished(Outcome::Skipped));
+            }
             Ok(Flow::Abandon) => event.complete(How::Abandoned),
             Ok(Flow::GoOn) => event.go_on(),
             Err(failure) => Box::pin(self.fail(event, failure)).await,
@@ -253,7 +257,7 @@ impl Runtime {
         match &step.action {
             Action::Filter(condition) => {
                 let keep = holds(&self.program, &condition.source, event).map_err(in_step)?;
-                Ok(if keep { Flow::Continue } else { Flow::Skip })
+                Ok(if keep { Flow::Continue } else { Flow::Skip(index) })
             }
             Action::Set { first, values } => {
                 let mut bytes = 0;
@@ -287,7 +291,7 @@ impl Runtime {
                 event.hold(row_bytes(&row));
                 event.rows[index] = Some(row);
             }
-            Answer::Missing(OnMissing::Skip) => return Ok(Flow::Skip),
+            Answer::Missing(OnMissing::Skip) => return Ok(Flow::Skip(index)),
             Answer::Missing(OnMissing::DeadLetter) => {
                 return Err(Failure::permanent("missing", "the look-up found no row").in_step(&step.name));
             }

@@ -14,7 +14,6 @@ use super::program::{Action, Place, Program, Stage, Step};
 use super::runner::Runtime;
 use crate::avro::Value;
 use crate::avro::json::to_json;
-use crate::config::{OnError, OnMissing};
 use crate::registry::framing::HEADER;
 use crate::tap::Showing;
 
@@ -53,7 +52,7 @@ pub fn story(
         "key": event.key().map(|key| teller.key(key)),
         "schema_id": event.schema_id,
         "event": teller.input(),
-        "steps": teller.steps(outcome),
+        "steps": teller.steps(),
         "output": (outcome == "done").then(|| teller.output(runtime)).flatten(),
         "outcome": outcome,
         "failure": teller.failure.map(|failure| json!({
@@ -116,25 +115,24 @@ impl Teller<'_> {
     }
 
     /// The steps in the order in which they ran, up to the one that ended the event.
-    fn steps(&self, outcome: &str) -> Vec<Json> {
+    fn steps(&self) -> Vec<Json> {
         let mut told = Vec::new();
         // Without a plan no step has run.
         if self.event.plan.is_none() {
             return told;
         }
         for stage in &self.program.stages {
-            let mut over = false;
             let members = match stage {
                 Stage::Alone(index) => std::slice::from_ref(index),
                 Stage::Together(members) => members,
             };
             let fails = members.iter().any(|&index| self.failed(&self.program.steps[index]));
-            for &index in members {
-                let (story, ends) = self.step(index, outcome, fails);
-                told.push(story);
-                over |= ends;
+            let last = members.iter().position(|&index| self.left_out(index));
+            for (place, &index) in members.iter().enumerate() {
+                let behind = last.is_some_and(|last| place > last);
+                told.push(self.step(index, fails || behind));
             }
-            if over {
+            if fails || last.is_some() {
                 break;
             }
         }
@@ -146,8 +144,12 @@ impl Teller<'_> {
             .is_some_and(|failure| failure.step.as_deref() == Some(&*step.name))
     }
 
-    /// What happened to a step, and whether it ended the event. The answers of steps beside one that `fails` are gone.
-    fn step(&self, index: usize, outcome: &str, fails: bool) -> (Json, bool) {
+    fn left_out(&self, index: usize) -> bool {
+        self.event.left_out == Some(index)
+    }
+
+    /// What happened to a step. The answer of one may be `gone`: beside a step that failed, or behind one of its stage that left the event out.
+    fn step(&self, index: usize, gone: bool) -> Json {
         let step = &self.program.steps[index];
         let failed = self.failed(step);
         let runs = match &step.when {
@@ -155,20 +157,16 @@ impl Teller<'_> {
             Some(when) => holds(self.program, &when.source, self.event).unwrap_or(failed),
         };
         let (does, took, gave) = self.took_and_gave(index, step);
-        let (came_to, ends) = match &step.action {
-            _ if failed => ("failed", true),
-            _ if !runs => ("not run", false),
-            _ if fails => ("not known", false),
-            Action::Filter(condition) => match holds(self.program, &condition.source, self.event) {
-                Ok(true) => ("kept", false),
-                Ok(false) | Err(_) => ("left out", true),
-            },
-            Action::Set { .. } => ("set", false),
-            Action::Write(_) => ("written", false),
-            Action::Lookup(_) | Action::Reference(_) | Action::Custom(_) if gave.is_some() => ("found", false),
-            Action::Lookup(lookup) => without_row(lookup.on_missing, lookup.policy.on_error, outcome),
-            Action::Custom(custom) => without_row(custom.on_missing, custom.policy.on_error, outcome),
-            Action::Reference(refer) => without_row(refer.on_missing, OnError::Retry, outcome),
+        let came_to = match &step.action {
+            _ if failed => "failed",
+            _ if self.left_out(index) => "left out",
+            _ if !runs => "not run",
+            _ if gone => "not known",
+            Action::Filter(_) => "kept",
+            Action::Set { .. } => "set",
+            Action::Write(_) => "written",
+            Action::Lookup(_) | Action::Reference(_) | Action::Custom(_) if gave.is_some() => "found",
+            Action::Lookup(_) | Action::Reference(_) | Action::Custom(_) => "no row",
         };
         let mut story = Map::new();
         story.insert("step".to_owned(), Json::from(&*step.name));
@@ -180,7 +178,7 @@ impl Teller<'_> {
         if runs && let Some(gave) = gave {
             story.insert("gave".to_owned(), Json::Object(gave));
         }
-        (Json::Object(story), ends)
+        Json::Object(story)
     }
 
     fn took_and_gave(&self, index: usize, step: &Step) -> (&'static str, Option<Fields>, Option<Fields>) {
@@ -248,12 +246,6 @@ impl Teller<'_> {
         let row = self.event.rows.get(index)?.as_deref()?.as_ref()?;
         Some(names.zip(row.iter().map(|value| shown(value, self.showing))).collect())
     }
-}
-
-/// The result of a step without a row.
-fn without_row(on_missing: OnMissing, on_error: OnError, outcome: &str) -> (&'static str, bool) {
-    let skips = outcome == "skipped" && (on_missing == OnMissing::Skip || on_error == OnError::Skip);
-    if skips { ("left out", true) } else { ("no row", false) }
 }
 
 /// Text as it is; other bytes escaped.

@@ -9,8 +9,9 @@
 //! collection had outgrown its room, the read only determines which documents are gone, and all are read once more. Documents that are both in the
 //! collection and in memory can be found all the time.
 //!
-//! Invariants: what is held is served on, whatever fails. An empty collection is never believed if there were documents. A read that finds less than
-//! half of them is believed only if one some minutes later finds hardly more. So a collection that is being refilled does not empty the copy.
+//! Invariants: what is held is served on, whatever fails. A read that finds nothing is never believed if there were documents. One that finds less than
+//! half of them is believed only if one some minutes later finds hardly more. So a collection that is dropped or renamed and refilled does not empty the
+//! copy. Deletions in the change stream are applied as they come, even if they leave nothing: they may be meant.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

@@ -10,8 +10,8 @@ use crate::avro::value::Value;
 /// A write that was recorded instead of executed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Held {
-    /// The statement, as declared.
-    pub cql: String,
+    /// Which statement it is: [`Statement::identity`].
+    pub statement: usize,
     /// The values by marker. A null leaves what is stored unchanged.
     pub values: Vec<(String, Value<'static>)>,
 }
@@ -72,7 +72,7 @@ impl Store for HeldBack {
         statement.expect_partition_key(values)?;
         let names = statement.markers().iter().map(|marker| marker.name.clone());
         let held = Held {
-            cql: statement.cql().to_owned(),
+            statement: statement.identity(),
             values: names
                 .zip(values.iter().map(|value| value.clone().into_owned()))
                 .collect(),
@@ -122,6 +122,7 @@ mod tests {
         };
         let noted = held.take();
         assert_eq!(noted.len(), 1);
+        assert_eq!(noted[0].statement, insert.identity());
         assert_eq!(
             noted[0].values,
             [("k".to_owned(), text("b")), ("v".to_owned(), Value::Long(2))]

@@ -248,6 +248,11 @@ impl Statement {
         &self.cql
     }
 
+    /// What tells it from others, also from those with the same text: its address. So it holds only while the statement is not moved.
+    pub fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Indexes into [`Statement::markers`] of the partition key's columns, in the key's order. Empty if the statement does
     /// not bind the whole partition key: it is then not routed, and a look-up scans. For SQLite the first column of the
     /// primary key stands for the partition key.

@@ -45,7 +45,7 @@ impl Runtime {
             return Advance::Ended;
         }
         self.make_room(&mut event);
-        let mut skip = false;
+        let mut left_out = None;
         while let Some(stage) = self.program.stages.get(event.stage) {
             let flow = match stage {
                 Stage::Alone(index) => self.run_alone(*index, &mut event).ok(),
@@ -53,8 +53,8 @@ impl Runtime {
             };
             match flow {
                 Some(Flow::Continue) => event.pass_stage(),
-                Some(Flow::Skip) => {
-                    skip = true;
+                Some(Flow::Skip(step)) => {
+                    left_out = Some(step);
                     break;
                 }
                 Some(Flow::Abandon | Flow::GoOn) => return Advance::Waits(event),
@@ -75,7 +75,8 @@ impl Runtime {
         if !may_end(&mut event) {
             return Advance::Waits(event);
         }
-        if skip {
+        if left_out.is_some() {
+            event.left_out = left_out;
             event.complete(How::Finished(Outcome::Skipped));
             return Advance::Ended;
         }

@@ -52,7 +52,7 @@ fn ada() -> Document {
     all(vec![doc! { "_id": 1_i64, "name": "Ada" }])
 }
 
-/// After failures have cut the limit on concurrency, timed requests raise it again.
+/// After failures have cut the limit on concurrency, timed requests raise it again. Where nothing is ever timed there is no limit to find.
 #[tokio::test]
 async fn a_request_for_a_document_is_timed_and_an_answer_from_memory_is_not() {
     let mut asking = asking(|_| Some(ada())).await;
@@ -67,6 +67,7 @@ async fn a_request_for_a_document_is_timed_and_an_answer_from_memory_is_not() {
     held.runtime.process(event).await;
     assert!(matches!(held.end(), How::Finished(Outcome::Skipped)));
     assert_eq!(timed(&held), 0);
+    assert!(asking.runtime.program.asks() && !held.runtime.program.asks());
 }
 
 #[tokio::test]

@@ -353,6 +353,21 @@ async fn events_of_a_key_run_at_the_same_time_where_nothing_reads_what_they_writ
     }
 }
 
+#[tokio::test]
+async fn a_pipeline_asks_a_service_where_a_step_does() {
+    let lookup = format!("lookup = \"{LOOKUP}\"");
+    for (what, wanted) in [
+        ("filter = \"event.id > 0\"", false),
+        ("set = { number = \"event.id\" }", false),
+        (lookup.as_str(), true),
+        ("write = \"INSERT INTO seen (id, kind) VALUES (:id, :kind)\"", true),
+        ("custom = \"refuses\"", true),
+    ] {
+        let bench = bench(&format!("[[pipelines.p.steps]]\nname = \"s\"\n{what}\n")).await;
+        assert_eq!(bench.runtime.program.asks(), wanted, "{what}");
+    }
+}
+
 /// Each event that waits gets a task, and the future is copied into it.
 #[tokio::test]
 async fn the_future_of_an_event_stays_small() {
@@ -999,6 +1014,47 @@ async fn what_is_told_of_an_event_is_what_its_steps_did() {
         told[3],
         json!([{"step": "human", "does": "filter", "came_to": "left out"}])
     );
+
+    let gives_up = "on_error = \"skip\"\nretry = { max_attempts = 1, max_elapsed = \"1h\" }\n";
+    let waits = "on_missing = \"retry\"\nmissing_deadline = \"5ms\"\nmissing_then = \"skip\"";
+    let filter =
+        |name: &str, filter: &str| format!("[[pipelines.p.steps]]\nname = \"{name}\"\nfilter = \"{filter}\"\n");
+    let left_out = |name: &str| json!({"step": name, "does": "filter", "came_to": "left out"});
+    let mut waited = user(3, None);
+    waited["came_to"] = json!("left out");
+    let writes = TWO_WRITES.replace("bind = { a", &format!("{gives_up}bind = {{ a"));
+    for (steps, failures, expected) in [
+        (filter("none", "event.id < 0"), 0, json!([left_out("none")])),
+        (
+            writes + &filter("later", "event.id > 0"),
+            1,
+            json!([
+                {"step": "a", "does": "write", "came_to": "left out", "took": {"id": 3, "a": "click"}},
+                {"step": "b", "does": "write", "came_to": "not known", "took": {"id": 3, "b": "click"}}
+            ]),
+        ),
+        (looking_up(waits), 0, json!([kept, waited])),
+        (
+            looking_up(gives_up) + &filter("high", "user.score > 1.0"),
+            0,
+            json!([kept, user(3, None), not, left_out("high")]),
+        ),
+    ] {
+        let mut bench = self::bench(&steps).await;
+        fail(&bench, failures);
+        let event = bench.event(0, 3, "click", false);
+        // As the loop does.
+        match bench.runtime.advance(event, Instant::now()) {
+            Advance::Ended => {}
+            Advance::Waits(event) => bench.runtime.process(event).await,
+            other => panic!("{other:?}"),
+        }
+        let Completion { event, how } = bench.ended();
+        assert!(matches!(how, How::Finished(Outcome::Skipped)), "{how:?}: {steps}");
+        let now = Instant::now();
+        let told = story(&bench.runtime, &event, "skipped", None, now, Showing::Values);
+        assert_eq!(told["steps"], expected, "{steps}");
+    }
 
     let event = bench.event(9, 1, "click", false);
     let failure = Failure::permanent("missing", "gone").in_step(&"user".into());
