@@ -11,7 +11,6 @@
 //!
 //! Pure. Invariants: the limit stays between its bounds; it grows only while it is used up; failures cut it.
 
-use std::time::Duration;
 
 use crate::config::Pipeline;
 
@@ -165,14 +164,13 @@ impl Step {
     }
 }
 
-/// How often a limit should be updated.
-pub const INTERVAL: Duration = Duration::from_millis(250);
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
 
     /// A database that works on `capacity` requests at a time; the others wait in its queue.
     struct Database {

@@ -25,7 +25,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 
 pub use listener::{BindError, Listener};
-pub use tap::{MOST, PATIENCE, Refused, Wanted};
+pub use tap::{MOST, Refused, Wanted};
 
 use crate::tap::Looker;
 use crate::telemetry::{Metrics, openmetrics};

@@ -288,22 +288,12 @@ impl Statement {
         Some(Type::List(Box::new(Type::Record(fields.collect()))))
     }
 
-    /// How much of the result is taken.
-    pub fn rows(&self) -> Rows {
-        self.rows
-    }
-
     /// Counters of the grouping of its rows; `None` if they are not grouped.
     pub fn grouped(&self) -> Option<&std::sync::Arc<group::GroupStats>> {
         match &self.inner {
             Prepared::Scylla(inner) => inner.grouped(),
             _ => None,
         }
-    }
-
-    /// Whether it was prepared as a look-up or a write.
-    pub fn kind(&self) -> Kind {
-        self.kind
     }
 
     /// Fails unless there is one value per marker and the statement is of this kind. A failure is a bug of the caller.
