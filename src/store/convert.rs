@@ -240,6 +240,13 @@ pub fn push_hex(out: &mut String, byte: u8) {
     }
 }
 
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(2 * bytes.len());
+    bytes.iter().for_each(|byte| push_hex(&mut out, *byte));
+    out
+}
+
 /// `decimal`: unscaled number and scale.
 pub fn decimal<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<(Cow<'v, [u8]>, i32)> {
     match value {
