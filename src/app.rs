@@ -326,11 +326,11 @@ async fn begin(
     let probe = Arc::new(AppProbe::new(metrics.clone(), shared.clone(), config.http.tap));
 
     let (http_stop, http_stopped) = oneshot::channel::<()>();
-    let server = crate::http::bind(config.http.listen)
+    let listener = crate::http::Listener::bind(config.http.listen)
         .await
         .map_err(|e| StartError::Process(format!("[http] listen = \"{}\": {e}", config.http.listen)))?;
-    let http = server.address();
-    let http_task = tokio::spawn(server.serve(probe.clone(), async move {
+    let http = listener.address();
+    let http_task = tokio::spawn(crate::http::serve(listener, probe.clone(), async move {
         // Dropping the sender stops the server too.
         let _ = http_stopped.await;
     }));

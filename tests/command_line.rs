@@ -125,8 +125,8 @@ fn a_replay_makes_no_topic() {
     producer.flush(LIMIT).unwrap();
     let config = config("gone", &kafka.bootstrap_servers());
     for (topic, more) in [
-        ("gone", &["--dry-run"][..]),
-        ("gone", &["--yes"]),
+        ("gone", &["--yes"][..]),
+        ("gone", &[]),
         ("away", &["--yes", "--to", "away"]),
     ] {
         let arguments = [&["dead-letters", "replay", "-c", &config][..], more].concat();

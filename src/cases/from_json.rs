@@ -24,7 +24,8 @@ pub fn from_json(json: &Json, ty: &Type) -> Result<Value<'static>, String> {
 fn at(json: &Json, ty: &Type, place: &str) -> Result<Value<'static>, String> {
     let wrong = |expected: &str| {
         let place = if place.is_empty() { "the value" } else { place };
-        Err(format!("{place}: expected {expected}, found {}", shortened(json)))
+        let found = convert::shorten(&json.to_string(), 60);
+        Err(format!("{place}: expected {expected}, found {found}"))
     };
     let found = match (ty, json) {
         (Type::Nullable(_) | Type::Null | Type::Any, Json::Null) => Some(Value::Null),
@@ -159,14 +160,6 @@ fn expected(ty: &Type) -> String {
         Type::Union(types) => types.iter().map(expected).collect::<Vec<_>>().join(" or "),
         Type::Nullable(inner) => format!("{} or null", expected(inner)),
         Type::Any => "anything".to_owned(),
-    }
-}
-
-fn shortened(json: &Json) -> String {
-    let text = json.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
     }
 }
 

@@ -13,7 +13,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-use crate::store::convert::push_hex;
+use crate::store::convert::hex;
 
 /// Partitions of each input topic.
 pub const INPUT_PARTITIONS: i32 = 8;
@@ -74,9 +74,7 @@ impl Scratch {
     pub fn new() -> io::Result<Scratch> {
         let mut random = [0; 16];
         openssl::rand::rand_bytes(&mut random).map_err(io::Error::other)?;
-        let mut name = "messina-".to_owned();
-        random.into_iter().for_each(|byte| push_hex(&mut name, byte));
-        Scratch::at(std::env::temp_dir().join(name))
+        Scratch::at(std::env::temp_dir().join(format!("messina-{}", hex(&random))))
     }
 
     fn at(path: PathBuf) -> io::Result<Scratch> {

@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::telemetry::process::{Stat, kibibytes, ticks_per_second};
+
 /// Threads, by id: name and CPU time.
 #[derive(Debug, Clone, Default)]
 struct Threads(BTreeMap<i32, (String, Duration)>);
@@ -101,11 +103,8 @@ impl Meter {
 /// Peak memory of the process so far, in bytes (`VmHWM`).
 pub fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap_or_default();
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024
+    let peak = kibibytes(&status, "VmHWM:").unwrap_or_default();
+    u64::try_from(peak).unwrap_or_default()
 }
 
 /// Whether the names match: the kernel keeps only 15 bytes of a thread's name.
@@ -134,19 +133,11 @@ fn process() -> Duration {
     parse(&stat).map_or(Duration::ZERO, |(_, time)| time)
 }
 
-/// Name, and user and system time: fields 2, 14 and 15. The name is in parentheses and may hold anything.
+/// Name, and user and system time. The name is in parentheses and may hold anything.
 fn parse(stat: &str) -> Option<(String, Duration)> {
-    let (open, close) = (stat.find('(')?, stat.rfind(')')?);
-    let fields: Vec<&str> = stat.get(close + 1..)?.split_ascii_whitespace().collect();
-    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let time = Duration::from_secs_f64((ticks(14)? + ticks(15)?) as f64 / ticks_per_second());
-    Some((stat.get(open + 1..close)?.to_owned(), time))
-}
-
-fn ticks_per_second() -> f64 {
-    // SAFETY: sysconf reads a constant of the system and touches no memory of ours.
-    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    if ticks > 0 { ticks as f64 } else { 100.0 }
+    let name = stat.get(stat.find('(')? + 1..stat.rfind(')')?)?;
+    let time = Duration::from_secs_f64(Stat::parse(stat)?.cpu_ticks as f64 / ticks_per_second());
+    Some((name.to_owned(), time))
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Listener {
         })
     }
 
-    /// The bound address.
+    /// The bound address, with the real port if port 0 was requested.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

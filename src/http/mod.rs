@@ -14,7 +14,6 @@
 mod listener;
 mod tap;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -68,31 +67,14 @@ pub trait Probe: Send + Sync {
     fn tap(&self, pipeline: &str, wanted: Wanted) -> Result<Arc<Looker>, Refused>;
 }
 
-/// Binds `listen`. Serving begins later, with [`Server::serve`], so that a bad address is found before anything starts.
-///
-/// # Errors
-/// See [`Listener::bind`].
-pub async fn bind(listen: SocketAddr) -> Result<Server, BindError> {
-    Listener::bind(listen).await.map(Server)
-}
-
-/// A bound server.
-pub struct Server(Listener);
-
-impl Server {
-    /// The bound address, with the real port if port 0 was requested.
-    pub fn address(&self) -> SocketAddr {
-        self.0.address()
-    }
-
-    /// Serves until `shutdown` is ready, and then for some seconds at most.
-    pub async fn serve(self, probe: Arc<dyn Probe>, shutdown: impl Future<Output = ()>) {
-        let handler = move |request: Request<Incoming>| {
-            let probe = Arc::clone(&probe);
-            async move { answer(&request, &*probe).await }
-        };
-        self.0.serve(handler, shutdown).await;
-    }
+/// Serves until `shutdown` is ready, and then for some seconds at most. The address is bound before, so that a bad one is found before anything
+/// starts.
+pub async fn serve(listener: Listener, probe: Arc<dyn Probe>, shutdown: impl Future<Output = ()>) {
+    let handler = move |request: Request<Incoming>| {
+        let probe = Arc::clone(&probe);
+        async move { answer(&request, &*probe).await }
+    };
+    listener.serve(handler, shutdown).await;
 }
 
 /// The answer to one request. For HEAD, hyper leaves out the body.

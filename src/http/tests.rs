@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::tap::{Showing, Tap};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -51,9 +52,9 @@ impl Probe for Fake {
 }
 
 async fn started(probe: Fake) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
-    let server = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let (address, (stop, stopped)) = (server.address(), oneshot::channel());
-    let task = tokio::spawn(server.serve(Arc::new(probe), async {
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let (address, (stop, stopped)) = (listener.address(), oneshot::channel());
+    let task = tokio::spawn(serve(listener, Arc::new(probe), async {
         let _ = stopped.await;
     }));
     (address, stop, task)
@@ -165,7 +166,7 @@ async fn nothing_else_is_answered() {
 #[tokio::test]
 async fn a_taken_address_is_named() {
     let (address, _stop, _task) = started(Fake::default()).await;
-    let error = bind(address).await.err().unwrap().to_string();
+    let error = Listener::bind(address).await.err().unwrap().to_string();
     assert!(
         error.contains(&address.to_string()) && error.contains("in use"),
         "{error}"

@@ -99,11 +99,7 @@ impl DeadLetters {
 }
 
 fn shortened(message: &str) -> &str {
-    let mut end = message.len().min(LONGEST_MESSAGE);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    &message[..end]
+    &message[..message.floor_char_boundary(LONGEST_MESSAGE)]
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ use super::types::ColumnType;
 use crate::avro::value::{Unit, Value};
 use crate::avro::{rescale, uuid};
 
+/// Errors show at most so many characters of a value: they go to headers, and to logs, which leave out what they quote.
+const SHOWN: usize = 64;
+
 /// A value that its column does not accept, or that Avro cannot represent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
@@ -83,7 +86,7 @@ pub fn mismatch(value: &Value<'_>, to: &ColumnType) -> ConvertError {
 
 fn range(value: impl ToString, to: &ColumnType) -> ConvertError {
     ConvertError::Range {
-        value: shorten(&value.to_string()),
+        value: shorten(&value.to_string(), SHOWN),
         to: to.to_string(),
     }
 }
@@ -91,14 +94,14 @@ fn range(value: impl ToString, to: &ColumnType) -> ConvertError {
 /// The error for a text that is malformed for the column.
 pub fn form(value: &str, to: &ColumnType) -> ConvertError {
     ConvertError::Form {
-        value: shorten(value),
+        value: shorten(value, SHOWN),
         to: to.to_string(),
     }
 }
 
-/// Errors show at most 64 characters of a value: they go to headers, and to logs, which leave out what they quote.
-fn shorten(value: &str) -> String {
-    match value.char_indices().nth(64) {
+/// A text, cut behind this many characters.
+pub fn shorten(value: &str, most: usize) -> String {
+    match value.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &value[..end]),
         None => value.to_owned(),
     }
@@ -238,6 +241,13 @@ pub fn push_hex(out: &mut String, byte: u8) {
     for nibble in [byte >> 4, byte & 15] {
         out.push(char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }));
     }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(2 * bytes.len());
+    bytes.iter().for_each(|byte| push_hex(&mut out, *byte));
+    out
 }
 
 /// `decimal`: unscaled number and scale.

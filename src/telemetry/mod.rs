@@ -14,7 +14,7 @@ pub mod logging;
 pub mod metrics;
 pub mod openmetrics;
 mod partitions;
-mod process;
+pub(crate) mod process;
 pub mod quantile;
 pub mod reference;
 pub mod scrub;

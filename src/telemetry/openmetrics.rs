@@ -30,15 +30,7 @@ pub fn from_prometheus(text: &str) -> String {
             out.push_str("# HELP ");
             out.push_str(family(name));
             out.push(' ');
-            for part in help.split_inclusive('"') {
-                match part.strip_suffix('"') {
-                    Some(before) => {
-                        out.push_str(before);
-                        out.push_str("\\\"");
-                    }
-                    None => out.push_str(part),
-                }
-            }
+            out.push_str(&help.replace('"', "\\\""));
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
             out.push_str("# TYPE ");
             // OpenMetrics requires the suffix `_total` in the samples of a counter. A counter without it gets the type `unknown`.

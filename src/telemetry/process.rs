@@ -78,8 +78,6 @@ struct Watched {
 
 impl Sampler {
     pub(super) fn new(families: &Families) -> Self {
-        // SAFETY: sysconf reads a constant of the system and touches no memory of ours.
-        let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
         Self {
             cpu_seconds: families.process_cpu_seconds_total.of([]),
             resident: families.process_resident_memory_bytes.of([]),
@@ -90,7 +88,7 @@ impl Sampler {
             start_time: families.process_start_time_seconds.of([]),
             committed: families.allocator_committed_bytes.of([]),
             purged: families.allocator_purged_bytes_total.of([]),
-            ticks_per_second: if ticks > 0 { ticks as f64 } else { 100.0 },
+            ticks_per_second: ticks_per_second(),
             boot_time: fs::read_to_string("/proc/stat").ok().and_then(|s| boot_time(&s)),
             runtimes: Vec::new(),
             registry: None,
@@ -288,17 +286,25 @@ fn raise(counter: &Counter, total: f64) {
     }
 }
 
+/// The unit of times in `stat`.
+pub(crate) fn ticks_per_second() -> f64 {
+    // SAFETY: sysconf reads a constant of the system and touches no memory of ours.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    if ticks > 0 { ticks as f64 } else { 100.0 }
+}
+
 /// The fields of `/proc/self/stat` that are exported.
 #[derive(Debug, PartialEq)]
-struct Stat {
-    cpu_ticks: u64,
+pub(crate) struct Stat {
+    /// User and system time.
+    pub(crate) cpu_ticks: u64,
     threads: i64,
     start_ticks: u64,
 }
 
 impl Stat {
     /// The second field, the program's name, is in parentheses and may contain anything, so fields are counted after the last parenthesis.
-    fn parse(stat: &str) -> Option<Self> {
+    pub(crate) fn parse(stat: &str) -> Option<Self> {
         let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
         Some(Self {
@@ -319,7 +325,7 @@ fn boot_time(stat: &str) -> Option<f64> {
 }
 
 /// A value of `/proc/self/status`, in bytes.
-fn kibibytes(status: &str, name: &str) -> Option<i64> {
+pub(crate) fn kibibytes(status: &str, name: &str) -> Option<i64> {
     let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
     rest.trim()
         .strip_suffix("kB")?

@@ -12,10 +12,11 @@
 mod transport;
 
 use std::borrow::Cow;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::quality::FixedState;
 use prometheus::IntCounter;
 use sentry::protocol::{Breadcrumb, Event, Level};
 use sentry::types::{Dsn, ParseDsnError};
@@ -126,34 +127,9 @@ impl Sentry {
     }
 }
 
-type Kinds = BuildHasherDefault<Fnv>;
-
-/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), 64 bits. The standard library's hash made up half of the cost of a flood here. It guards
-/// against keys chosen by an attacker, and these are names from the configuration.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    /// The value is a hash already, so it is used unchanged.
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
+/// The standard library's hash made up half of the cost of a flood here. It guards against keys chosen by an attacker, and these are names from the
+/// configuration.
+type Kinds = FixedState;
 
 fn client_options(
     options: &SentryOptions,

@@ -9,9 +9,6 @@ use crate::sink::letter::Letter;
 /// Only dead letters that match all of these.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Filter {
-    /// Only this class: permanent.
-    #[arg(long)]
-    pub class: Option<String>,
     /// Only this reason: avro, framing, missing, …
     #[arg(long)]
     pub reason: Option<String>,
@@ -36,7 +33,6 @@ impl Filter {
             wanted.is_none_or(|wanted| letter.and_then(has) == Some(wanted))
         };
         says(pipeline, |l| Some(&l.pipeline))
-            && says(self.class.as_deref(), |l| Some(&l.class))
             && says(self.reason.as_deref(), |l| Some(&l.reason))
             && says(self.step.as_deref(), |l| l.step.as_deref())
             && says(self.original_topic.as_deref(), |l| Some(&l.topic))
@@ -114,7 +110,6 @@ mod tests {
         let takes = |filter: &Filter| filter.takes(None, Some(&letter), time);
         assert!(takes(&Filter::default()));
         let fitting = Filter {
-            class: Some("permanent".into()),
             reason: Some("invalid".into()),
             step: Some("profile".into()),
             original_topic: Some("orders".into()),
@@ -125,10 +120,6 @@ mod tests {
         let other = || Some("other".to_owned());
         let base = || fitting.clone();
         for wrong in [
-            Filter {
-                class: other(),
-                ..base()
-            },
             Filter {
                 reason: other(),
                 ..base()

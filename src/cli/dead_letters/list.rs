@@ -26,7 +26,7 @@ pub struct List {
     /// Print at most N dead letters. Default: 1000 in a table, all with --json.
     #[arg(long, value_name = "N", conflicts_with = "summary")]
     limit: Option<u64>,
-    /// Count dead letters by pipeline, step, class and reason.
+    /// Count dead letters by pipeline, step and reason.
     #[arg(long)]
     summary: bool,
     /// Print one JSON object per line.
@@ -48,7 +48,7 @@ pub fn run(args: &List) -> anyhow::Result<ExitCode> {
     let limit = args.limit.unwrap_or(if args.json { u64::MAX } else { LINES });
     let out = &mut io::stdout().lock();
     let (mut rows, mut seen, mut more) = (Vec::new(), 0, false);
-    let mut counts: BTreeMap<[String; 4], Count> = BTreeMap::new();
+    let mut counts: BTreeMap<[String; 3], Count> = BTreeMap::new();
     for (_, part) in reader.parts_of_all(&context.topics, args.filter.since)? {
         let read = reader.read(&part, &mut |record| {
             if !args
@@ -81,8 +81,8 @@ pub fn run(args: &List) -> anyhow::Result<ExitCode> {
         (true, json) => summary(out, &counts, json)?,
         (false, true) => {}
         (false, false) => {
-            const HEADS: [&str; 10] = [
-                "PLACE", "TIME", "RECORD", "PIPELINE", "STEP", "CLASS", "REASON", "ATTEMPTS", "SCHEMA", "REPLAYS",
+            const HEADS: [&str; 9] = [
+                "PLACE", "TIME", "RECORD", "PIPELINE", "STEP", "REASON", "ATTEMPTS", "SCHEMA", "REPLAYS",
             ];
             if context.topics.len() == 1 {
                 rows.iter_mut().for_each(|row| drop(row.remove(0)));
@@ -109,7 +109,6 @@ fn row(topic: &str, record: &Record) -> Vec<String> {
             format!("{}/{}:{}", letter.topic, letter.partition, letter.offset),
             letter.pipeline.clone(),
             letter.step.clone().unwrap_or_else(|| "-".to_owned()),
-            letter.class.clone(),
             letter.reason.clone(),
             letter.attempts.to_string(),
             letter.schema_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
@@ -147,15 +146,14 @@ pub(super) fn line(topic: &str, record: &Record) -> serde_json::Value {
     })
 }
 
-fn count(counts: &mut BTreeMap<[String; 4], Count>, record: &Record) {
+fn count(counts: &mut BTreeMap<[String; 3], Count>, record: &Record) {
     let kind = match &record.letter {
         Some(l) => [
             l.pipeline.clone(),
             l.step.clone().unwrap_or_else(|| "-".to_owned()),
-            l.class.clone(),
             l.reason.clone(),
         ],
-        None => ["-", "-", "-", "not a dead letter of Messina"].map(str::to_owned),
+        None => ["-", "-", "not a dead letter of Messina"].map(str::to_owned),
     };
     let count = counts.entry(kind).or_default();
     count.letters += 1;
@@ -163,14 +161,14 @@ fn count(counts: &mut BTreeMap<[String; 4], Count>, record: &Record) {
     count.last = count.last.max(record.time);
 }
 
-fn summary(out: &mut dyn Write, counts: &BTreeMap<[String; 4], Count>, as_json: bool) -> io::Result<()> {
+fn summary(out: &mut dyn Write, counts: &BTreeMap<[String; 3], Count>, as_json: bool) -> io::Result<()> {
     let mut counts: Vec<_> = counts.iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(count.letters));
     let text = |moment: Option<Moment>| moment.map(Moment::text);
     if as_json {
-        for ([pipeline, step, class, reason], count) in counts {
+        for ([pipeline, step, reason], count) in counts {
             let line = json!({
-                "pipeline": pipeline, "step": step, "class": class, "reason": reason, "dead_letters": count.letters,
+                "pipeline": pipeline, "step": step, "reason": reason, "dead_letters": count.letters,
                 "first": text(count.first), "last": text(count.last),
             });
             writeln!(out, "{line}")?;
@@ -188,6 +186,37 @@ fn summary(out: &mut dyn Write, counts: &BTreeMap<[String; 4], Count>, as_json: 
                 .collect()
         })
         .collect();
-    let heads = ["DEAD LETTERS", "PIPELINE", "STEP", "CLASS", "REASON", "FIRST", "LAST"];
+    let heads = ["DEAD LETTERS", "PIPELINE", "STEP", "REASON", "FIRST", "LAST"];
     table::print(out, &heads, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::dead_letters::filter::Place;
+
+    #[test]
+    fn rows_and_counts_have_no_class_as_there_is_only_one() {
+        let record = Record {
+            place: Place {
+                partition: 2,
+                offset: 7,
+            },
+            time: Some(Moment(0)),
+            key: None,
+            value: None,
+            letter: Some(Letter::example()),
+            headers: Vec::new(),
+        };
+        let cells = row("dead", &record);
+        assert_eq!(cells[3..7], ["orders/4:9", "p", "-", "avro"]);
+        let (mut counts, mut out) = (BTreeMap::new(), Vec::new());
+        count(&mut counts, &record);
+        summary(&mut out, &counts, false).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "DEAD LETTERS  PIPELINE  STEP  REASON  FIRST                     LAST\n\
+             1             p         -     avro    1970-01-01T00:00:00.000Z  1970-01-01T00:00:00.000Z\n"
+        );
+    }
 }

@@ -35,11 +35,8 @@ pub struct Replay {
     #[command(flatten)]
     filter: Filter,
     /// Send the records. Without it, only report what would be sent.
-    #[arg(long, conflicts_with = "dry_run")]
-    yes: bool,
-    /// Send nothing and report what would be sent. This is the default.
     #[arg(long)]
-    dry_run: bool,
+    yes: bool,
     /// Only the dead letter at this place. May be repeated.
     #[arg(long, value_name = "PARTITION:OFFSET", conflicts_with_all = ["from_offset", "behind"])]
     only: Vec<Place>,

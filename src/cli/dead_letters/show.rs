@@ -16,7 +16,7 @@ use crate::app;
 use crate::cli::clean::plain;
 use crate::registry::{Registry, framing};
 use crate::sink::letter::MESSAGE;
-use crate::store::convert::push_hex;
+use crate::store::convert::hex;
 use crate::telemetry::scrub::scrub;
 
 /// The most bytes that are shown in hexadecimal. The rest is cut.
@@ -137,12 +137,6 @@ async fn shown(registry: &Registry, bytes: &[u8]) -> Shown {
         Ok(text) if text.chars().all(printable) => Shown::Text(text.to_owned()),
         _ => Shown::Hex(hex(&bytes[..bytes.len().min(HEX)]), bytes.len(), avro),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    bytes.iter().for_each(|byte| push_hex(&mut text, *byte));
-    text
 }
 
 /// The line of `list`, with the full message if it was requested.

@@ -15,7 +15,7 @@ mod weight;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault};
 use std::mem::size_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use self::weight::allocated;
 use super::{Row, StoreError};
+use crate::lanes::AsIs;
 pub use key::append_key;
 pub use weight::{heap_bytes, row_bytes};
 
@@ -112,7 +113,7 @@ type Outcome = Option<Result<Hit, StoreError>>;
 #[derive(Debug, Default)]
 struct Shard {
     /// Slot by hash of the key. Two keys with the same 64-bit hash share a slot: the later one replaces the other.
-    index: HashMap<u64, u32, Hashed>,
+    index: HashMap<u64, u32, BuildHasherDefault<AsIs>>,
     slots: Vec<Option<Entry>>,
     free: Vec<u32>,
     hand: usize,
@@ -136,32 +137,6 @@ impl Entry {
     /// Whether it is a row that has not expired, or has expired but is still kept.
     fn is_kept(&self, now: Instant, stale: Duration) -> bool {
         self.value.is_some() && self.end.checked_add(stale).is_none_or(|end| end > now)
-    }
-}
-
-/// Passes a hash through unchanged.
-#[derive(Debug, Default, Clone, Copy)]
-struct Hashed(u64);
-
-impl BuildHasher for Hashed {
-    type Hasher = Hashed;
-
-    fn build_hasher(&self) -> Hashed {
-        Hashed(0)
-    }
-}
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |hash, byte| hash << 8 | u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
 
@@ -419,7 +394,7 @@ impl Shard {
         (self.free, self.hand) = (Vec::new(), 0);
         // The spare room is how many entries may come and go before the next compaction.
         let room = self.slots.len() + self.slots.len() / 8;
-        self.index = HashMap::with_capacity_and_hasher(room, Hashed::default());
+        self.index = HashMap::with_capacity_and_hasher(room, BuildHasherDefault::default());
         for (slot, entry) in self.slots.iter().flatten().enumerate() {
             self.index.insert(entry.hash, slot as u32);
         }

@@ -3,6 +3,8 @@
 //! Kafka's header names are case-sensitive; OpenTelemetry writes them in lower case, and so they are looked up. Malformed headers are ignored,
 //! because a wrong parent would put a record into a foreign trace.
 
+use crate::store::convert::hex;
+
 /// Names the trace, and the span that caused the record.
 pub const TRACEPARENT: &str = "traceparent";
 /// Further data that vendors add.
@@ -45,7 +47,7 @@ impl TraceParent {
         let ([v1, v2, b'-', rest @ ..], true) = (value, value.len() >= LENGTH) else {
             return None;
         };
-        let [version] = hex([*v1, *v2])?;
+        let [version] = unhex([*v1, *v2])?;
         // Later versions may have more after another hyphen.
         match (version, value.get(LENGTH)) {
             (0xff, _) => return None,
@@ -57,7 +59,7 @@ impl TraceParent {
         let (trace, rest) = rest.split_first_chunk::<32>()?;
         let (span, rest) = rest.strip_prefix(b"-")?.split_first_chunk::<16>()?;
         let (flags, _) = rest.strip_prefix(b"-")?.split_first_chunk::<2>()?;
-        let (trace, span, [flags]) = (hex(*trace)?, hex(*span)?, hex(*flags)?);
+        let (trace, span, [flags]) = (unhex(*trace)?, unhex(*span)?, unhex(*flags)?);
         (trace != [0; 16] && span != [0; 8]).then_some(TraceParent {
             trace,
             span,
@@ -72,17 +74,12 @@ impl TraceParent {
 
     /// The header's value, in version 00.
     pub fn value(self) -> String {
-        format!("00-{}-{}-{:02x}", text(&self.trace), text(&self.span), self.flags)
+        format!("00-{}-{}-{:02x}", hex(&self.trace), hex(&self.span), self.flags)
     }
 }
 
-/// Bytes as lower-case hexadecimal digits.
-pub fn text(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Parses lower-case hexadecimal digits, two per byte; `None` if one is something else.
-fn hex<const DIGITS: usize, const BYTES: usize>(digits: [u8; DIGITS]) -> Option<[u8; BYTES]> {
+fn unhex<const DIGITS: usize, const BYTES: usize>(digits: [u8; DIGITS]) -> Option<[u8; BYTES]> {
     let digit = |of: u8| match of {
         b'0'..=b'9' => Some(of - b'0'),
         b'a'..=b'f' => Some(of - b'a' + 10),
@@ -153,8 +150,8 @@ mod tests {
     #[test]
     fn a_good_one_is_read_and_written() {
         let parent = parse(GOOD).unwrap();
-        assert_eq!(text(&parent.trace), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_eq!(text(&parent.span), "00f067aa0ba902b7");
+        assert_eq!(hex(&parent.trace), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(hex(&parent.span), "00f067aa0ba902b7");
         assert!(parent.is_sampled());
         assert_eq!(parent.value(), GOOD);
         let unsampled = parse(&GOOD.replace("-01", "-00")).unwrap();

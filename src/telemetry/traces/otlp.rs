@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value as Json, json};
 
 use super::Ended;
-use super::context::text;
+use crate::store::convert::hex;
 use crate::telemetry::scrub::scrub;
 
 /// `SPAN_KIND_CONSUMER`.
@@ -40,8 +40,8 @@ fn span(ended: &Ended) -> Json {
     let span = &ended.span;
     let remote = if span.parent.is_some() { REMOTE } else { 0 };
     let mut json = json!({
-        "traceId": text(&span.own.trace),
-        "spanId": text(&span.own.span),
+        "traceId": hex(&span.own.trace),
+        "spanId": hex(&span.own.span),
         "flags": u32::from(span.own.flags) | KNOWN | remote,
         "name": format!("process {}", ended.topic),
         "kind": CONSUMER,
@@ -50,7 +50,7 @@ fn span(ended: &Ended) -> Json {
         "attributes": attributes(ended),
     });
     if let Some(parent) = &span.parent {
-        json["parentSpanId"] = text(parent).into();
+        json["parentSpanId"] = hex(parent).into();
     }
     if let Some(state) = &span.state {
         json["traceState"] = state.as_str().into();

@@ -7,6 +7,7 @@ use std::sync::mpsc::channel;
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::store::convert::hex;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -127,7 +128,7 @@ fn a_trace_that_comes_in_is_gone_on_with() {
         (TRACESTATE, "b=2"),
     ];
     let (span, named) = begin(&idle(0.0), &list).unwrap();
-    let id = context::text(&span.own.span);
+    let id = hex(&span.own.span);
     assert_ne!(id, "00f067aa0ba902b7", "the span is another");
     let pairs = [
         (TRACEPARENT, format!("00-{TRACE}-{id}-01")),
@@ -135,7 +136,7 @@ fn a_trace_that_comes_in_is_gone_on_with() {
         ("shop", "7".to_owned()),
     ];
     assert_eq!(named, pairs.map(|(name, value)| (name.to_owned(), value)));
-    assert_eq!(context::text(&span.parent.unwrap()), "00f067aa0ba902b7");
+    assert_eq!(hex(&span.parent.unwrap()), "00f067aa0ba902b7");
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn a_collector_hears_what_became_of_a_record() {
     let (tracer, metrics) = tracer(address, 0.0, MANY);
     let (done, _) = begin(&tracer, &[(TRACEPARENT, PARENT), (TRACESTATE, "a=1")]).unwrap();
     let (dead, _) = begin(&tracer, &[(TRACEPARENT, PARENT)]).unwrap();
-    let ids = [&done, &dead].map(|span| context::text(&span.own.span));
+    let ids = [&done, &dead].map(|span| hex(&span.own.span));
     let failure = Failure::permanent("missing", "no row for \"bob@example.org\"").in_step(&"profile".into());
     tracer.send(ended(done, 17, None));
     tracer.send(ended(dead, 18, Some(failure)));

@@ -267,6 +267,6 @@ fn a_signal_ends_the_wait_for_a_turn() {
 #[test]
 fn sending_has_to_be_asked_for() {
     assert!(!args(&[]).yes);
-    assert!(Line::try_parse_from(["replay", "-c", "f", "--yes", "--dry-run"]).is_err());
+    assert!(Line::try_parse_from(["replay", "-c", "f", "--dry-run"]).is_err());
     assert!(Line::try_parse_from(["replay", "-c", "f", "--max", "0"]).is_err());
 }
