@@ -11,7 +11,6 @@
 //!
 //! Pure. Invariants: the limit stays between its bounds; it grows only while it is used up; failures cut it.
 
-
 use crate::config::Pipeline;
 
 /// An interval with fewer answers than this is merged with the next.
