@@ -66,6 +66,8 @@ async fn services_say(
         }
         Err(NotPrepared::Unavailable(failure)) => return Err(failure.message),
     };
+    let empty = services.references.empty.iter().cloned();
+    all.extend(empty.map(|f| diagnostic(f, sources, true)));
     let clocks = around::clocks(config, services.store.as_deref()).await;
     let clocks = clocks.map_err(|e| format!("the database: {e}"))?;
     all.extend(clocks.map(|(f, warning)| diagnostic(f, sources, warning)));
