@@ -66,6 +66,8 @@ async fn services_say(
         }
         Err(NotPrepared::Unavailable(failure)) => return Err(failure.message),
     };
+    let empty = services.references.empty.iter().cloned();
+    all.extend(empty.map(|f| diagnostic(f, sources, true)));
     let clocks = around::clocks(config, services.store.as_deref()).await;
     let clocks = clocks.map_err(|e| format!("the database: {e}"))?;
     all.extend(clocks.map(|(f, warning)| diagnostic(f, sources, warning)));
@@ -87,6 +89,8 @@ async fn services_say(
                 all.extend(prepared.warnings.into_iter().map(|w| diagnostic(w, sources, true)));
                 let refused = tables::refused(config, pipeline, &prepared.program, services.store.as_deref()).await;
                 all.extend(refused.into_iter().map(|f| diagnostic(f, sources, false)));
+                let dropped = tables::dropped(pipeline, &prepared.program, services.store.as_deref()).await;
+                all.extend(dropped.into_iter().map(|f| diagnostic(f, sources, true)));
             }
             Err(NotPrepared::Findings(findings)) => {
                 all.extend(findings.into_iter().map(|f| diagnostic(f, sources, false)));

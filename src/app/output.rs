@@ -13,7 +13,7 @@ use crate::kafka::range::{self, TopicError};
 use crate::kafka::{self, SMALL_BATCH};
 use crate::retry::Jitter;
 use crate::sink::batches::Batches;
-use crate::sink::dead_letters::DeadLetters;
+use crate::sink::dead_letters::{COMPACTED, COMPACTED_HELP, DeadLetters};
 use crate::sink::turnstile::Turnstile;
 use crate::sink::{self, Sink};
 use crate::source::consumer_loop::TransactionParts;
@@ -69,6 +69,14 @@ pub(super) async fn topics(
             "the brokers do not report the topic's max.message.bytes: {}; until the next start, batches are limited to {SMALL_BATCH} bytes: {}",
             untold.why,
             untold.help()
+        );
+    }
+    if let Some(letters) = &pipeline.dead_letter
+        && batches.wants_key(&letters.topic)
+    {
+        tracing::warn!(
+            pipeline = %name, topic = letters.topic.as_str(),
+            "the dead-letter topic {COMPACTED}: {COMPACTED_HELP}"
         );
     }
     Ok((batches, count))

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use super::services::{backoff, reached, wait};
 use super::{Shared, StartError, config_error};
 use crate::avro::value::Type;
+use crate::config::suggest::nearest;
 use crate::config::{self, Config, Sources, Span};
 use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
@@ -27,6 +28,8 @@ use crate::telemetry::metrics::Metrics;
 pub(super) struct Opened {
     /// By name.
     pub(super) references: Arc<References>,
+    /// Collections in which no document was found.
+    pub(super) empty: Vec<Finding>,
     sources: Vec<(Arc<Reference>, Source, Duration, Span)>,
 }
 
@@ -34,7 +37,7 @@ impl From<Arc<References>> for Opened {
     fn from(references: Arc<References>) -> Self {
         Opened {
             references,
-            sources: Vec::new(),
+            ..Opened::default()
         }
     }
 }
@@ -75,6 +78,7 @@ impl Drop for Unsettled<'_> {
 /// Samples every collection of the server.
 async fn sampled(config: &Config, server: &Server) -> Result<Opened, NotPrepared> {
     let mut findings = Vec::new();
+    let mut empty = Vec::new();
     let mut sources = Vec::new();
     for reference in config.references.values() {
         let wanted = reference.fields.iter().map(|f| f.name.value.clone());
@@ -94,6 +98,9 @@ async fn sampled(config: &Config, server: &Server) -> Result<Opened, NotPrepared
         let before = findings.len();
         let shape = shape(reference, &sample, &mut findings);
         if findings.len() == before {
+            if sample.is_empty() {
+                empty.push(without_documents(reference, &source.neighbours().await));
+            }
             let held = match &reference.on_demand {
                 Some(cache) => Reference::on_demand(shape, OnDemand::new(source.clone(), cache.into())),
                 None => Reference::new(shape),
@@ -106,8 +113,27 @@ async fn sampled(config: &Config, server: &Server) -> Result<Opened, NotPrepared
     }
     Ok(Opened {
         references: Arc::new(References::new(sources.iter().map(|(reference, ..)| reference.clone()))),
+        empty,
         sources,
     })
+}
+
+/// The warning about a collection without documents; `known` are the collections of its database. A query does not tell an empty collection from one that
+/// does not exist.
+fn without_documents(reference: &config::Reference, known: &[String]) -> Finding {
+    let collection = &reference.collection;
+    let message = format!(
+        "{} has no documents: no record finds one in reference '{}'",
+        collection.value, reference.name.value
+    );
+    let (database, own) = collection.split_once('.').unwrap_or((collection.as_str(), ""));
+    let is_known = known.iter().any(|other| other == own);
+    let near = nearest(own, known.iter().map(String::as_str)).filter(|_| !is_known);
+    let help = match near {
+        Some(near) => format!("did you mean '{database}.{near}'? If not, fill it before the start"),
+        None => "check its name, and fill it before the start".to_owned(),
+    };
+    Finding::new(collection.span, message).help(help)
 }
 
 fn refused(error: StoreError, place: Span, what: &str) -> NotPrepared {
@@ -234,6 +260,9 @@ pub(super) async fn load(
     for (reference, source, refresh, place) in opened.sources.iter().cloned() {
         let series = ReferenceMetrics::new(metrics, &reference.shape.name);
         if reference.asks().is_some() {
+            if let Some(empty) = opened.empty.iter().find(|finding| finding.span == place) {
+                tracing::warn!(reference = &*reference.shape.name, "{}", empty.message);
+            }
             shown.push((reference, series));
             continue;
         }
@@ -255,14 +284,22 @@ pub(super) async fn load(
             .await;
         }
         reached(shared);
-        tracing::info!(
-            reference = &*reference.shape.name,
-            documents = reference.entries(),
-            bytes = reference.bytes(),
-            unfit = reference.unfit(),
-            seconds = began.elapsed().as_secs_f64(),
-            "reference loaded"
-        );
+        if reference.entries() == 0 {
+            tracing::warn!(
+                reference = &*reference.shape.name,
+                "reference loaded without documents: no record finds one until {} has some",
+                reference.shape.collection
+            );
+        } else {
+            tracing::info!(
+                reference = &*reference.shape.name,
+                documents = reference.entries(),
+                bytes = reference.bytes(),
+                unfit = reference.unfit(),
+                seconds = began.elapsed().as_secs_f64(),
+                "reference loaded"
+            );
+        }
         tasks.spawn(follower.run());
         shown.push((reference, series));
     }
@@ -276,7 +313,10 @@ mod tests {
     use mongodb::bson::doc;
 
     use super::*;
+    use crate::config::Severity;
+    use crate::custom::CustomSteps;
     use crate::reference::fake::{all, member, nothing, refused};
+    use crate::telemetry::logging::tests::Lines;
 
     #[tokio::test]
     async fn a_server_that_is_waited_for_at_a_stop_keeps_its_connections() {
@@ -325,5 +365,52 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(30), closed).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_collection_without_documents_is_told_by_the_check_and_at_the_start() {
+        let (address, _commands) = member(true, Duration::ZERO, |command| match command {
+            "listCollections" => Some(all(vec![doc! { "name": "partners" }, doc! { "name": "vat" }])),
+            _ => Some(nothing()),
+        })
+        .await;
+        for (collection, mode, help) in [
+            (
+                "crm.partner",
+                "",
+                "did you mean 'crm.partners'? If not, fill it before the start",
+            ),
+            ("crm.vat", "", "check its name, and fill it before the start"),
+            (
+                "crm.users",
+                "mode = \"on_demand\"\ncache = { ttl = \"1m\" }\n",
+                "check its name, and fill it before the start",
+            ),
+        ] {
+            let toml = format!(
+                "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[mongo]\nuri = \"mongodb://{address}/?replicaSet=rs\"\n\
+                 [references.a]\ncollection = \"{collection}\"\nfields = {{ name = \"string\" }}\n{mode}"
+            );
+            let (config, sources) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let (found, asked) = crate::app::check_online(&config, &sources, &CustomSteps::default()).await;
+            assert_eq!(asked, Ok(()));
+            let told = found
+                .iter()
+                .map(|finding| (finding.severity, finding.message.clone(), finding.help.clone()));
+            let message = format!("{collection} has no documents: no record finds one in reference 'a'");
+            assert_eq!(
+                told.collect::<Vec<_>>(),
+                [(Severity::Warning, message, vec![help.to_owned()])]
+            );
+            let opened = open(&config).await.unwrap();
+            let (lines, mut tasks) = (Lines::default(), JoinSet::new());
+            let (metrics, shared) = (Metrics::new().unwrap(), Shared::default());
+            let guard = lines.begin();
+            load(&opened, &sources, &metrics, &shared, &mut tasks).await.unwrap();
+            drop(guard);
+            let text = lines.text();
+            assert!(text.contains("WARN") && text.contains(collection), "{text}");
+            assert!(!text.contains("INFO"), "{text}");
+        }
     }
 }

@@ -290,6 +290,13 @@ impl Source {
         within(self.silence, documents).await.map_err(|e| class(&e))
     }
 
+    /// The collections of the same database that the login may see; empty if the server does not list them.
+    pub async fn neighbours(&self) -> Vec<String> {
+        let database = self.server.login().client.database(&self.database);
+        let names = database.list_collection_names().authorized_collections(true);
+        within(self.silence, names).await.unwrap_or_default()
+    }
+
     /// A permit guarantees a free connection. So the wait for a connection does not count towards the time limit of [`Source::find`].
     pub fn room(&self) -> Arc<Semaphore> {
         Arc::clone(&self.server.login().room)

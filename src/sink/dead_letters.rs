@@ -13,6 +13,12 @@ use super::{Made, Producer, letter, send};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 
+/// What a compacted topic does to dead letters.
+pub const COMPACTED: &str = "is compacted: a bad record without a key halts the pipeline, and of the dead letters of one key only the newest is kept \
+                             for `dead-letters replay`";
+/// What to do about it.
+pub const COMPACTED_HELP: &str = "set its cleanup.policy=delete";
+
 /// The longest failure message that is put in a header, in bytes.
 const LONGEST_MESSAGE: usize = 2048;
 

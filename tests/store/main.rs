@@ -898,6 +898,28 @@ async fn what_was_deleted_by_hand_comes_back_only_where_the_table_is_emptied_on_
     assert_eq!(store.lookup(&get, &values[..1]).await.unwrap(), row);
 }
 
+#[tokio::test]
+async fn a_column_that_was_dropped_is_known_when_it_is_there_again_on_cql() {
+    let Some(fixture) = scylla().await else { return };
+    let AnyStore::Scylla(store) = &fixture.store else {
+        unreachable!()
+    };
+    let run = |cql: String| async move { store.session().query_unpaged(cql, ()).await.unwrap() };
+    let table = unique("dropped").replace('-', "_");
+    let full = format!("{KEYSPACE}.{table}");
+    run(format!("CREATE TABLE {table} (id text PRIMARY KEY, a int, b int)")).await;
+    assert!(store.dropped_columns(&full).await.is_empty());
+    run(format!("ALTER TABLE {table} DROP b")).await;
+    run(format!("ALTER TABLE {table} ADD b int")).await;
+    let dropped = store.dropped_columns(&full).await;
+    let [(column, time)] = dropped.as_slice() else {
+        panic!("{dropped:?}")
+    };
+    let ago = now_us() / 1000 - time;
+    assert!(column == "b" && ago.abs() < 60_000, "{column} {ago} ms ago");
+    assert!(store.dropped_columns("no_keyspace.no_table").await.is_empty());
+}
+
 /// If the values of both types have the same size, nothing reveals the change here: unlike ScyllaDB, Cassandra does not report that columns have changed.
 #[tokio::test]
 async fn a_column_that_becomes_of_another_type_halts_on_cql() {

@@ -1,4 +1,5 @@
-//! Asks the brokers for `check --online`: missing topics, topics with too small a record limit, and missing permissions on topics and group.
+//! Asks the brokers for `check --online`: missing topics, topics with too small a record limit, compacted dead-letter topics, and missing permissions on
+//! topics and group.
 //!
 //! Not covered, because brokers do not report them in advance: permissions on a transactional id and on creating a topic.
 
@@ -15,6 +16,7 @@ use crate::kafka::asker::{Asker, Reasons};
 use crate::kafka::rights::{Allowed, Operation, of_groups, of_topics};
 use crate::pipeline::finding::Finding;
 use crate::sink::batches::{Batches, Untold};
+use crate::sink::dead_letters::{COMPACTED, COMPACTED_HELP};
 
 /// How long the brokers may take to list the topics, and again to report permissions.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,8 +59,8 @@ fn clients(config: &Config, pipeline: &config::Pipeline) -> Result<(ClientConfig
     ))
 }
 
-/// Warnings about output topics with a lower record limit than the input, and about topics whose limit the brokers do
-/// not report.
+/// Warnings about output topics with a lower record limit than the input, about topics whose limit the brokers do not
+/// report, and about a compacted dead-letter topic.
 pub(super) async fn sizes(config: &Config, pipeline: &config::Pipeline) -> Vec<Finding> {
     let Ok((reading, writing)) = clients(config, pipeline) else {
         return Vec::new();
@@ -74,6 +76,7 @@ pub(super) async fn sizes(config: &Config, pipeline: &config::Pipeline) -> Vec<F
     if writing.get("batch.size").is_none() {
         findings.extend(untold(pipeline, &outputs.untold().collect::<Vec<_>>()));
     }
+    findings.extend(compacted(pipeline, |topic| outputs.wants_key(topic)));
     findings
 }
 
@@ -124,6 +127,13 @@ fn untold(pipeline: &config::Pipeline, untold: &[(&str, &Untold)]) -> Vec<Findin
         Some(Finding::new(topic.span, message).help(untold.help()))
     });
     found.collect()
+}
+
+/// The finding about a compacted dead-letter topic.
+fn compacted(pipeline: &config::Pipeline, is_compacted: impl Fn(&str) -> bool) -> Option<Finding> {
+    let topic = &pipeline.dead_letter.as_ref()?.topic;
+    is_compacted(topic.as_str())
+        .then(|| Finding::new(topic.span, format!("topic '{}' {COMPACTED}", topic.value)).help(COMPACTED_HELP))
 }
 
 fn smaller(pipeline: &config::Pipeline, taken_by: impl Fn(&str) -> Option<usize>) -> Vec<Finding> {
@@ -320,5 +330,24 @@ mod tests {
             "what comes in is not known"
         );
         assert_eq!(told(&[("large", 9000), ("out", 8999)]).len(), 1);
+    }
+
+    #[test]
+    fn a_compacted_topic_is_told_where_dead_letters_go_to_it() {
+        let told = |compacted: &str, more: &str| {
+            let text = format!(
+                "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r\"\n\
+                 [pipelines.p]\nsource = {{ topics = [\"in\"], group = \"g\" }}\nsink = {{ topic = \"out\" }}\n{more}"
+            );
+            let (config, _) = load_str(vec![("test.toml".into(), text)], std::iter::empty()).unwrap();
+            super::compacted(&config.pipelines["p"], |topic| topic == compacted)
+        };
+        let letters = "dead_letter = { topic = \"dead\" }\n";
+        let finding = told("dead", letters).unwrap();
+        assert!(finding.message.starts_with("topic 'dead' is compacted"), "{finding:?}");
+        assert_eq!(finding.help.as_deref(), Some("set its cleanup.policy=delete"));
+        // An output without a key becomes a dead letter there.
+        assert_eq!(told("out", letters), None);
+        assert_eq!(told("dead", ""), None);
     }
 }

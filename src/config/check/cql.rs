@@ -25,7 +25,7 @@ pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
 }
 
 /// The columns that an `INSERT` or `UPDATE` names; those of an `INSERT` include the key's. `None` if the columns cannot be found, and for a `DELETE`.
-pub(super) fn written(text: &str) -> Option<Vec<String>> {
+pub(crate) fn written(text: &str) -> Option<Vec<String>> {
     let s = scan(text);
     let symbol = |wanted: char| (0..s.tokens.len()).find(|i| s.is_symbol(*i, wanted));
     let listed = if s.is_word(0, "insert") {

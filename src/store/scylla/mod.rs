@@ -11,6 +11,7 @@ mod alone;
 pub mod bind;
 pub mod connect;
 mod diagnose;
+mod dropped;
 mod grouped;
 mod handshake;
 mod paging;
