@@ -11,6 +11,7 @@
 mod adapt;
 mod beside;
 mod commit;
+mod counted;
 mod ended;
 mod ends;
 mod gather;
@@ -40,6 +41,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use self::adapt::{Gauges, Hearing, Seen};
+use self::counted::Counted;
 use self::ends::Ends;
 use self::gather::Gathering;
 use self::rebuild::Kept;
@@ -294,6 +296,7 @@ struct Loop {
     seen: Option<Seen>,
     gauges: Gauges,
     refused: Refused,
+    counted: Counted,
     stopped_by_limit: bool,
     /// So many finished records wait behind an unfinished one that the ledger has to be bounded.
     ledger_full: bool,
@@ -332,6 +335,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     let named_by = Instant::now() + NAMED_AFTER;
     let consumer = parts.consumer.clone();
     let mut this = Loop::new(parts, transactions, std::mem::take(&mut kept.refused));
+    this.counted = std::mem::take(&mut kept.counted);
     this.fenced = kept.fenced;
     this.left_before = kept.left;
     this.gone_until = std::mem::take(&mut kept.gone_until);
@@ -344,6 +348,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     *kept = Kept {
         refused: std::mem::take(&mut this.refused),
         limits: this.parts.limits.take(),
+        counted: std::mem::take(&mut this.counted),
         fenced: this.fenced,
         left: this.left_before,
         gone_until: std::mem::take(&mut this.gone_until),
@@ -459,6 +464,7 @@ impl Loop {
             seen: None,
             gauges,
             refused,
+            counted: Counted::default(),
             stopped_by_limit,
             ledger_full: false,
             waiting_bytes: 0,

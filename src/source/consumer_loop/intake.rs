@@ -124,6 +124,7 @@ impl Loop {
                 let repeats = self.assignment.repeats(partition, offset);
                 if self.assignment.rewind(partition, offset) {
                     self.refused.forget(&[partition]);
+                    self.counted.forget(&[partition]);
                     self.gone_until.remove(&partition);
                     if let Some(transactions) = &mut self.transactions {
                         transactions.went_back(partition, repeats);

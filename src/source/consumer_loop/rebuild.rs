@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::counted::Counted;
 use super::refused::Refused;
 use super::{End, Parts, run};
 use crate::pipeline::failure::Failure;
@@ -57,6 +58,7 @@ impl Patience {
 
 /// What a consumer leaves to its successor. Without it:
 /// - an output that brokers refuse would have consumers replaced for ever, and its dead letters would never be too many;
+/// - each consumer would count dead letters again that the one before has counted;
 /// - two processes with one transactional id would never stop fencing each other;
 /// - each consumer would count again what is gone from the log;
 /// - a stop before the successor takes a record would not report what runs again.
@@ -64,6 +66,7 @@ impl Patience {
 pub(super) struct Kept {
     pub(super) refused: Refused,
     pub(super) limits: Option<Limits>,
+    pub(super) counted: Counted,
     pub(super) fenced: Option<Instant>,
     /// Records that run again.
     pub(super) left: usize,

@@ -474,6 +474,7 @@ impl Loop {
                 metrics.transaction_commit.observe(took.as_secs_f64());
                 for (partition, ticket, offset) in committed {
                     self.refused.committed(partition, offset);
+                    self.counted.committed(partition, offset);
                     let Some(ticket) = ticket else { continue };
                     self.assignment.committed(ticket, offset);
                     if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
