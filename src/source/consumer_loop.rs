@@ -17,6 +17,7 @@ mod ends;
 mod gather;
 mod gone;
 mod intake;
+mod kept_out;
 mod membership;
 mod passed_over;
 mod places;
@@ -152,7 +153,7 @@ pub enum End {
     Halted(Failure),
     /// Another consumer has to replace it and start from the last commit. It stood still although nothing held it up; or an output was refused after its turn
     /// was over; or brokers have forgotten its transactional id, have no transaction of its producer, or fenced it; or that producer cannot begin or continue
-    /// a transaction.
+    /// a transaction; or its group keeps it out for now.
     Replaced {
         /// The reason, in words.
         why: String,
@@ -160,6 +161,8 @@ pub enum End {
         took: bool,
         /// Records that run again.
         left: usize,
+        /// What the next one has to wait for before its group lets it in, if so.
+        waits_for: Option<&'static str>,
     },
 }
 
@@ -282,6 +285,8 @@ struct Loop {
     halted: Option<Failure>,
     /// Why another consumer has to replace this one.
     replace: Option<String>,
+    /// What that one has to wait for before its group lets it in, if so.
+    waits_for: Option<&'static str>,
     /// Its producer cannot be used any more and was withdrawn.
     withdrawn: bool,
     took: bool,
@@ -454,6 +459,7 @@ impl Loop {
             left_before: 0,
             halted: None,
             replace: None,
+            waits_for: None,
             withdrawn: false,
             took: false,
             took_since_status: false,

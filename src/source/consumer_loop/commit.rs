@@ -317,6 +317,7 @@ impl Loop {
                 why,
                 took: self.took,
                 left,
+                waits_for: self.waits_for,
             },
             (None, None) => End::stopped(left),
         })

@@ -69,7 +69,7 @@ impl Loop {
                 self.admit(&message);
             }
             Err(KafkaError::PartitionEOF(_)) => {}
-            Err(KafkaError::MessageConsumptionFatal(code)) => self.halt(Failure::fatal("kafka", code.to_string())),
+            Err(KafkaError::MessageConsumptionFatal(code)) => self.consumer_given_up(code),
             Err(error) => {
                 // Brokers may come back, and a missing topic may be created.
                 self.parts.runtime.metrics.failed("consume", "transient", "warn");

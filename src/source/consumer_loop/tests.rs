@@ -1356,6 +1356,7 @@ fn a_consumer_that_is_never_closed_has_no_successor() {
         why: "in/0 has records and none of them arrives".to_owned(),
         took: true,
         left: 0,
+        waits_for: None,
     };
     let End::Halted(failure) = unclosed(replaced) else {
         panic!("it would be made anew beside the other");

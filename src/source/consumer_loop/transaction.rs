@@ -132,7 +132,12 @@ pub(super) async fn init(parts: &mut Parts, left: usize) -> Result<Option<Transa
         // Another producer can take the id, and after three in a row without a commit the pipeline halts.
         Ok(Err(TransactionError::Forgotten(why) | TransactionError::NotBegun(why))) => {
             tracing::error!(pipeline = %parts.runtime.program.name, "{why}; another producer takes the transactional id");
-            return Err(End::Replaced { why, took: false, left });
+            return Err(End::Replaced {
+                why,
+                took: false,
+                left,
+                waits_for: None,
+            });
         }
         Ok(Err(error)) => return Err(End::Halted(halting(&error))),
         Err(error) => return Err(End::Halted(Failure::fatal("internal", error.to_string()))),
