@@ -11,11 +11,13 @@
 mod adapt;
 mod beside;
 mod commit;
+mod counted;
 mod ended;
 mod ends;
 mod gather;
 mod gone;
 mod intake;
+mod kept_out;
 mod membership;
 mod passed_over;
 mod places;
@@ -40,6 +42,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use self::adapt::{Gauges, Hearing, Seen};
+use self::counted::Counted;
 use self::ends::Ends;
 use self::gather::Gathering;
 use self::rebuild::Kept;
@@ -150,7 +153,7 @@ pub enum End {
     Halted(Failure),
     /// Another consumer has to replace it and start from the last commit. It stood still although nothing held it up; or an output was refused after its turn
     /// was over; or brokers have forgotten its transactional id, have no transaction of its producer, or fenced it; or that producer cannot begin or continue
-    /// a transaction.
+    /// a transaction; or its group keeps it out for now.
     Replaced {
         /// The reason, in words.
         why: String,
@@ -158,6 +161,8 @@ pub enum End {
         took: bool,
         /// Records that run again.
         left: usize,
+        /// What the next one has to wait for before its group lets it in, if so.
+        waits_for: Option<&'static str>,
     },
 }
 
@@ -280,6 +285,8 @@ struct Loop {
     halted: Option<Failure>,
     /// Why another consumer has to replace this one.
     replace: Option<String>,
+    /// What that one has to wait for before its group lets it in, if so.
+    waits_for: Option<&'static str>,
     /// Its producer cannot be used any more and was withdrawn.
     withdrawn: bool,
     took: bool,
@@ -294,6 +301,7 @@ struct Loop {
     seen: Option<Seen>,
     gauges: Gauges,
     refused: Refused,
+    counted: Counted,
     stopped_by_limit: bool,
     /// So many finished records wait behind an unfinished one that the ledger has to be bounded.
     ledger_full: bool,
@@ -332,6 +340,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     let named_by = Instant::now() + NAMED_AFTER;
     let consumer = parts.consumer.clone();
     let mut this = Loop::new(parts, transactions, std::mem::take(&mut kept.refused));
+    this.counted = std::mem::take(&mut kept.counted);
     this.fenced = kept.fenced;
     this.left_before = kept.left;
     this.gone_until = std::mem::take(&mut kept.gone_until);
@@ -344,6 +353,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     *kept = Kept {
         refused: std::mem::take(&mut this.refused),
         limits: this.parts.limits.take(),
+        counted: std::mem::take(&mut this.counted),
         fenced: this.fenced,
         left: this.left_before,
         gone_until: std::mem::take(&mut this.gone_until),
@@ -449,6 +459,7 @@ impl Loop {
             left_before: 0,
             halted: None,
             replace: None,
+            waits_for: None,
             withdrawn: false,
             took: false,
             took_since_status: false,
@@ -459,6 +470,7 @@ impl Loop {
             seen: None,
             gauges,
             refused,
+            counted: Counted::default(),
             stopped_by_limit,
             ledger_full: false,
             waiting_bytes: 0,

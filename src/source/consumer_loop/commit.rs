@@ -183,6 +183,7 @@ impl Loop {
         }
         for (partition, ticket, offset) in offsets {
             self.refused.committed(partition, offset);
+            self.counted.committed(partition, offset);
             self.assignment.committed(ticket, offset);
             if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
                 held.committed(offset);
@@ -316,6 +317,7 @@ impl Loop {
                 why,
                 took: self.took,
                 left,
+                waits_for: self.waits_for,
             },
             (None, None) => End::stopped(left),
         })

@@ -251,8 +251,10 @@ impl Loop {
             let took = now.saturating_duration_since(event.admitted);
             self.metrics.event.observe(took.as_secs_f64());
         }
+        let known = outcome == Outcome::DeadLettered && self.parts.limits.is_some() && !self.is_new(event);
         let verdict = self.parts.limits.as_mut().map(|limits| match outcome {
             Outcome::Skipped => limits.skipped(now),
+            Outcome::DeadLettered if known => limits.verdict(),
             outcome => limits.record(outcome == Outcome::DeadLettered, now),
         });
         if let Some(Verdict::Stop(reason)) = verdict
@@ -276,6 +278,16 @@ impl Loop {
             self.note_error(message);
         }
         true
+    }
+
+    /// Whether this dead letter was not counted before: its record may have ended so already, and run again because that was not committed.
+    fn is_new(&mut self, event: &Event) -> bool {
+        let partition = self.partition(&event.origin.topic, event.origin.partition);
+        partition.is_none_or(|partition| {
+            let input = (partition, event.origin.offset);
+            self.counted
+                .insert(input, |partition| self.held.contains_key(&partition))
+        })
     }
 }
 

@@ -69,7 +69,7 @@ impl Loop {
                 self.admit(&message);
             }
             Err(KafkaError::PartitionEOF(_)) => {}
-            Err(KafkaError::MessageConsumptionFatal(code)) => self.halt(Failure::fatal("kafka", code.to_string())),
+            Err(KafkaError::MessageConsumptionFatal(code)) => self.consumer_given_up(code),
             Err(error) => {
                 // Brokers may come back, and a missing topic may be created.
                 self.parts.runtime.metrics.failed("consume", "transient", "warn");
@@ -124,6 +124,7 @@ impl Loop {
                 let repeats = self.assignment.repeats(partition, offset);
                 if self.assignment.rewind(partition, offset) {
                     self.refused.forget(&[partition]);
+                    self.counted.forget(&[partition]);
                     self.gone_until.remove(&partition);
                     if let Some(transactions) = &mut self.transactions {
                         transactions.went_back(partition, repeats);

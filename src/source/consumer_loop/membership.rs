@@ -455,6 +455,7 @@ impl Loop {
 
     pub(super) fn unassign(&mut self, partitions: &[Partition]) {
         self.refused.forget(partitions);
+        self.counted.forget(partitions);
         self.gone_until.retain(|partition, _| !partitions.contains(partition));
         self.unvalidated.retain(|partition, _| !partitions.contains(partition));
         let result = if self.cooperative {

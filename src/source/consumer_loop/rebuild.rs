@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::counted::Counted;
 use super::refused::Refused;
 use super::{End, Parts, run};
 use crate::pipeline::failure::Failure;
@@ -28,6 +29,9 @@ const REBUILDS: u32 = 3;
 
 /// After a consumer that ran for this long, the count of replacements in a row starts again.
 const LONG_RUN: Duration = Duration::from_secs(60);
+
+/// The pause before a consumer that waits for its group to let it in is as long as after so many replaced in a row; it does not grow beyond that.
+const MANY: u32 = 8;
 
 /// How often a waiting loop shows that it is alive.
 const BEAT: Duration = Duration::from_secs(1);
@@ -57,6 +61,7 @@ impl Patience {
 
 /// What a consumer leaves to its successor. Without it:
 /// - an output that brokers refuse would have consumers replaced for ever, and its dead letters would never be too many;
+/// - each consumer would count dead letters again that the one before has counted;
 /// - two processes with one transactional id would never stop fencing each other;
 /// - each consumer would count again what is gone from the log;
 /// - a stop before the successor takes a record would not report what runs again.
@@ -64,6 +69,7 @@ impl Patience {
 pub(super) struct Kept {
     pub(super) refused: Refused,
     pub(super) limits: Option<Limits>,
+    pub(super) counted: Counted,
     pub(super) fenced: Option<Instant>,
     /// Records that run again.
     pub(super) left: usize,
@@ -120,10 +126,15 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             stop: parts.stop.clone(),
         });
         let began = Instant::now();
-        let (why, took) = match run(parts, &mut kept).await {
-            End::Replaced { why, took, left } => {
+        let (why, took, waits_for) = match run(parts, &mut kept).await {
+            End::Replaced {
+                why,
+                took,
+                left,
+                waits_for,
+            } => {
                 kept.left = left;
-                (why, took)
+                (why, took, waits_for)
             }
             end @ (End::Drained | End::Abandoned(_) | End::Halted(_)) => return end,
         };
@@ -131,7 +142,14 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
         if last.is_stopped() {
             return End::stopped(kept.left);
         }
-        let Some(before) = patience.another(took, kept.refused.learned(), began.elapsed()) else {
+        let before = if let Some(what) = waits_for {
+            // Otherwise `/readyz` would not say why there is none. However often the group is asked, that is not in vain.
+            last.state.waits_for(Some(what.to_owned()));
+            Some(MANY)
+        } else {
+            patience.another(took, kept.refused.learned(), began.elapsed())
+        };
+        let Some(before) = before else {
             let message = format!("{REBUILDS} new consumers got no further than the first: {why}");
             return End::Halted(Failure::fatal("stalled", message));
         };
@@ -139,8 +157,11 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
         if last.is_stopped() {
             return End::stopped(kept.left);
         }
-        last.runtime.metrics.consumer_rebuilds.inc();
-        tracing::warn!(pipeline = %last.runtime.program.name, before, "a new consumer takes its place");
+        // As under the classic protocol, where librdkafka itself asks again, this is no rebuild.
+        if waits_for.is_none() {
+            last.runtime.metrics.consumer_rebuilds.inc();
+            tracing::warn!(pipeline = %last.runtime.program.name, before, "a new consumer takes its place");
+        }
     }
 }
 
@@ -155,6 +176,11 @@ mod tests {
         assert_eq!([true, false, false].map(&mut another), [Some(0), Some(1), Some(2)]);
         assert_eq!(another(true), Some(3));
         assert_eq!([false, false, false].map(another), [Some(4), Some(5), None]);
+    }
+
+    #[test]
+    fn one_that_waits_for_its_group_waits_as_long_as_any() {
+        assert_eq!(pauses().ceiling(MANY), pauses().ceiling(u32::MAX));
     }
 
     #[test]

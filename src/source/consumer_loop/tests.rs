@@ -1333,10 +1333,14 @@ fn an_output_that_brokers_refuse_for_good_is_not_published_again_by_the_next_con
 }
 
 #[test]
-fn the_next_consumer_counts_dead_letters_on() {
-    // One more dead letter in a row than is allowed, one by each consumer.
+fn the_next_consumer_counts_dead_letters_on_and_none_twice() {
     let bench = replaced_beside_a_refused_output(DEAD_LETTERS);
+    // The third record's, by each consumer.
+    until("its dead letter again", || bench.metrics.dead_lettered.get() == 2);
+    // One more in a row than is allowed: the second record's row, which would end the row of dead letters, is still being written.
+    Load::new(&bench).give(0, b"garbage");
     until("intake to stop", || bench.state.get().halted.is_some());
+    assert_eq!(bench.metrics.dead_lettered.get(), 3);
     assert!(matches!(bench.end(), End::Drained));
 }
 
@@ -1352,6 +1356,7 @@ fn a_consumer_that_is_never_closed_has_no_successor() {
         why: "in/0 has records and none of them arrives".to_owned(),
         took: true,
         left: 0,
+        waits_for: None,
     };
     let End::Halted(failure) = unclosed(replaced) else {
         panic!("it would be made anew beside the other");

@@ -132,7 +132,12 @@ pub(super) async fn init(parts: &mut Parts, left: usize) -> Result<Option<Transa
         // Another producer can take the id, and after three in a row without a commit the pipeline halts.
         Ok(Err(TransactionError::Forgotten(why) | TransactionError::NotBegun(why))) => {
             tracing::error!(pipeline = %parts.runtime.program.name, "{why}; another producer takes the transactional id");
-            return Err(End::Replaced { why, took: false, left });
+            return Err(End::Replaced {
+                why,
+                took: false,
+                left,
+                waits_for: None,
+            });
         }
         Ok(Err(error)) => return Err(End::Halted(halting(&error))),
         Err(error) => return Err(End::Halted(Failure::fatal("internal", error.to_string()))),
@@ -474,6 +479,7 @@ impl Loop {
                 metrics.transaction_commit.observe(took.as_secs_f64());
                 for (partition, ticket, offset) in committed {
                     self.refused.committed(partition, offset);
+                    self.counted.committed(partition, offset);
                     let Some(ticket) = ticket else { continue };
                     self.assignment.committed(ticket, offset);
                     if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {

@@ -6,6 +6,7 @@ use super::*;
 use crate::breaker::State;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::{Completion, How};
+use crate::sink::limits::{Limits, StopAbove, Window};
 use crate::sink::tests::give_up;
 use crate::source::assignment::Action;
 use crate::source::consumer_loop::tests::idle::{P, idle_with_transactions, taken, with_probe_out};
@@ -410,6 +411,49 @@ async fn what_an_abort_still_brings_back_of_a_log_that_went_back_is_not_remember
         assert_eq!(this.refused.get((P, 0)).is_some(), !went_back);
         assert!(this.transactions.as_ref().unwrap().gone.is_empty());
     }
+}
+
+/// The record at this offset becomes a dead letter, in the open transaction.
+fn dead_lettered(this: &mut Loop, offset: i64) {
+    let mut event = taken(this, offset);
+    event.transaction = this.transactions.as_mut().unwrap().admit(Instant::now());
+    let how = How::Finished(Outcome::DeadLettered);
+    this.ended(Completion { event, how }, Instant::now());
+}
+
+/// Its partition begins again, where it began before.
+fn starts_again(this: &mut Loop) {
+    while let Some(action) = this.assignment.next_action() {
+        match action {
+            Action::Forget { partition, ticket } => this.forget(partition, ticket),
+            Action::FetchCommitted(starting) => this.assignment.started(starting[0].1, Some(0), i64::MIN),
+            Action::Start {
+                partition,
+                ticket,
+                from,
+            } => this.hold(partition, ticket, from),
+            Action::Commit(_) | Action::Unassign(_) => panic!("it stays: {action:?}"),
+        }
+    }
+}
+
+/// Otherwise a few of them would be an outage where transactions are aborted again and again.
+#[tokio::test]
+async fn a_dead_letter_that_runs_again_after_an_abort_is_counted_once() {
+    let mut this = idle_with_transactions().await;
+    let allowed = StopAbove {
+        ratio: None,
+        consecutive: Some(3),
+    };
+    this.parts.limits = Some(Limits::new(allowed, Window::default()));
+    (0..2).for_each(|offset| dead_lettered(&mut this, offset));
+    this.abort_transaction("a test");
+    this.transaction_answered(Answer::Aborted(Ok(())));
+    starts_again(&mut this);
+    (0..3).for_each(|offset| dead_lettered(&mut this, offset));
+    assert!(!this.stopped_by_limit, "there are three");
+    dead_lettered(&mut this, 3);
+    assert!(this.stopped_by_limit, "new ones count on");
 }
 
 /// After five of these, no other probe would go for half a minute.
