@@ -12,8 +12,8 @@
 //! | `bigint` `counter` | `int`, `long` | `long` | INTEGER |
 //! | `varint` | `int`, `long`, decimal of scale 0, a whole CQL `decimal` | decimal | INTEGER, or the digits as BLOB beyond 64 bits |
 //! | `decimal` | decimal, `int`, `long` | decimal | the digits as BLOB (NUMERIC would round them) |
-//! | `float` | `float`, `int` within ±2^24, `double` rounded to nearest | `float` | REAL |
-//! | `double` | `double`, `float`, `int`, `long` within ±2^53 | `double` | REAL |
+//! | `float` | `float`, `int` within ±2^24, `double` rounded to nearest | `float` | REAL; NaN is refused (SQLite would store null) |
+//! | `double` | `double`, `float`, `int`, `long` within ±2^53 | `double` | REAL; NaN is refused (SQLite would store null) |
 //! | `boolean` | `boolean` | `boolean` | INTEGER 0 or 1 |
 //! | `blob` | `bytes`, fixed | `bytes` | BLOB |
 //! | `timestamp` | timestamp of any unit and local timestamp read as UTC, both floored to ms; `long` as ms | `timestamp-millis` | INTEGER, ms |
@@ -29,7 +29,8 @@
 //! | none declared | | | as stored: INTEGER, REAL, TEXT, BLOB |
 //!
 //! Null goes everywhere, as UNSET (so no tombstones). SQLite columns are declared by CQL's names (`"list<text>"` in
-//! quotes); SQL's `integer` is `bigint`, `real` is `double`, `varchar` is `text`. SQLite stores a NaN as null.
+//! quotes); SQL's `integer` is `bigint`, `real` is `double`, `varchar` is `text`. SQLite would store a NaN as
+//! null, so a write refuses it, except in a collection; no row is found by one.
 
 use std::fmt;
 

@@ -1332,6 +1332,37 @@ async fn sqlite_refuses_what_it_would_spoil() {
 }
 
 #[tokio::test]
+async fn sqlite_takes_no_nan_for_a_null() {
+    let fixture = sqlite().await.unwrap();
+    let AnyStore::Sqlite(store) = &fixture.store else {
+        unreachable!()
+    };
+    let table = "CREATE TABLE by_number (k double PRIMARY KEY, v double)";
+    store.execute_script(table).await.unwrap();
+    let put = write(&fixture.store, "INSERT INTO by_number (k, v) VALUES (:k, :v)").await;
+    let update = write(&fixture.store, "UPDATE by_number SET v = :v WHERE k = :k").await;
+    let get = lookup(&fixture.store, "SELECT v FROM by_number WHERE k = :k").await;
+    let nan = || Value::Double(f64::NAN);
+    let one = || Value::Double(1.0);
+    store.write(&put, &[one(), one()], 1).await.unwrap();
+    for (statement, values, marker) in [
+        (&put, [nan(), one()], ":k"),
+        (&put, [one(), nan()], ":v"),
+        (&update, [nan(), one()], ":v"),
+    ] {
+        let error = store.write(statement, &values, 2).await.unwrap_err();
+        assert_eq!((error.class, error.label), (Class::Permanent, "value"), "{error}");
+        assert!(
+            error.message.contains(marker) && error.message.contains("NaN"),
+            "{error}"
+        );
+    }
+    assert_eq!(store.lookup(&get, &[nan()]).await, Ok(None));
+    let count = lookup(&fixture.store, "SELECT count(*) AS n FROM by_number").await;
+    assert_eq!(*store.lookup(&count, &[]).await.unwrap().unwrap(), [Value::Long(1)]);
+}
+
+#[tokio::test]
 async fn sqlite_that_is_no_database_is_fatal() {
     let dir = std::env::temp_dir().join(unique("messina-broken"));
     std::fs::create_dir_all(&dir).unwrap();

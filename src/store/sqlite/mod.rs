@@ -358,7 +358,7 @@ impl Store for SqliteStore {
         statement.expect(Kind::Write, values)?;
         let mut bound = Vec::with_capacity(values.len());
         for (value, marker) in values.iter().zip(&statement.markers) {
-            bound.push(value::bind(value, &marker.ty).map_err(|e| at_marker(&marker.name, e))?);
+            bound.push(value::bind_written(value, &marker.ty).map_err(|e| at_marker(&marker.name, e))?);
         }
         if let Some(i) = write.key_markers.iter().map(|(_, i)| *i).find(|i| values[*i].is_null()) {
             let name = &statement.markers[i].name;
