@@ -26,7 +26,7 @@
 //! | `map` | map of what the key and value types accept, without nulls | map | TEXT, JSON |
 //! | `tuple` | record with as many fields, by position | record `field_0`, … | TEXT, JSON |
 //! | UDT | record, by field name; missing fields are null; extra fields are dropped if the record has all fields of the UDT | record | TEXT, JSON |
-//! | none declared | | | as stored: INTEGER, REAL, TEXT, BLOB |
+//! | none declared, or another name | | | as stored: INTEGER, REAL, TEXT, BLOB; no text under a name such as `STRING`: declare `text` (SQLite would turn digits into numbers) |
 //!
 //! Null goes everywhere, as UNSET (so no tombstones). SQLite columns are declared by CQL's names (`"list<text>"` in
 //! quotes); SQL's `integer` is `bigint`, `real` is `double`, `varchar` is `text`. SQLite would store a NaN as
@@ -72,6 +72,9 @@ pub enum ColumnType {
     Vector(Box<ColumnType>, usize),
     /// SQLite without a declared type, or with a type that is not in the table.
     Any,
+    /// The marker of a SQLite column whose declared type, given here, is not in the table, and whose affinity makes numbers of texts: `007` and `7` would be
+    /// one. A user-defined type is such a name too, and a record goes into it as JSON.
+    Numeric(String),
 }
 
 /// Whether every non-null value of `from` fits into `to`, apart from range and format. The error names both sides.
@@ -148,6 +151,7 @@ fn scalar_bindable(from: &Type, to: &ColumnType) -> bool {
         C::Inet => matches!(from, Type::String | Type::Fixed(4 | 16)),
         C::Duration => matches!(from, Type::Duration),
         C::Any => true,
+        C::Numeric(_) => !matches!(from, Type::String | Type::Enum(_)),
         C::List(_) | C::Set(_) | C::Map(..) | C::Tuple(_) | C::Udt { .. } | C::Vector(..) => false,
     }
 }
@@ -185,7 +189,7 @@ pub fn result_type(ty: &ColumnType) -> Type {
                 .map(|(name, ty)| (name.clone(), result_type(ty).nullable()))
                 .collect(),
         ),
-        ColumnType::Any => Type::Any,
+        ColumnType::Any | ColumnType::Numeric(_) => Type::Any,
     }
 }
 
@@ -301,6 +305,12 @@ impl fmt::Display for ColumnType {
             ColumnType::Counter => "counter",
             ColumnType::Any => "any",
             ColumnType::Udt { name, .. } => name,
+            ColumnType::Numeric(declared) => {
+                return write!(
+                    f,
+                    "{declared} (in which SQLite turns digits into numbers: declare it text)"
+                );
+            }
             ColumnType::List(item) => return write!(f, "list<{item}>"),
             ColumnType::Set(item) => return write!(f, "set<{item}>"),
             ColumnType::Map(key, value) => return write!(f, "map<{key}, {value}>"),
@@ -372,6 +382,20 @@ mod tests {
             bindable(&unknown, &udt).unwrap_err(),
             "field street of the record is not in address, which has zip"
         );
+    }
+
+    #[test]
+    fn no_text_goes_where_sqlite_makes_a_number_of_it() {
+        let column = ColumnType::Numeric("STRING".to_owned());
+        assert_eq!(
+            bindable(&Type::String.nullable(), &column).unwrap_err(),
+            "string does not go into STRING (in which SQLite turns digits into numbers: declare it text)"
+        );
+        assert!(bindable(&Type::Enum(vec!["A".to_owned()]), &column).is_err());
+        let record = Type::Record(vec![("zip".to_owned(), Type::String)]);
+        for ty in [Type::Long, Type::Any, Type::List(Box::new(Type::String)), record] {
+            assert_eq!(bindable(&ty, &column), Ok(()), "{ty}");
+        }
     }
 
     #[test]

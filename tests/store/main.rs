@@ -1332,6 +1332,40 @@ async fn sqlite_refuses_what_it_would_spoil() {
 }
 
 #[tokio::test]
+async fn sqlite_takes_no_text_where_its_digits_would_become_a_number() {
+    let fixture = sqlite().await.unwrap();
+    let AnyStore::Sqlite(store) = &fixture.store else {
+        unreachable!()
+    };
+    let table = "CREATE TABLE named (id STRING PRIMARY KEY, a nvarchar(9), home address)";
+    store.execute_script(table).await.unwrap();
+    let put = write(
+        &fixture.store,
+        "INSERT INTO named (id, a, home) VALUES (:id, :a, :home)",
+    )
+    .await;
+    let get = lookup(&fixture.store, "SELECT id, a, home FROM named WHERE id = :id").await;
+    let values = [string("007"), string("a"), Value::Null];
+    for error in [
+        store.write(&put, &values, 1).await.unwrap_err(),
+        store.lookup(&get, &values[..1]).await.unwrap_err(),
+    ] {
+        assert_eq!((error.class, error.label), (Class::Permanent, "value"), "{error}");
+        assert!(
+            error.message.contains(":id") && error.message.contains("declare it text"),
+            "{error}"
+        );
+    }
+    // All else is stored and read as it is: a number, a text in a column of texts, a record as JSON.
+    let home = Value::Record(vec![("zip".into(), string("007"))]);
+    let values = [Value::Long(7), string("007"), home];
+    store.write(&put, &values, 1).await.unwrap();
+    let row = store.lookup(&get, &values[..1]).await.unwrap().unwrap();
+    assert_eq!(*row, [Value::Long(7), string("007"), string(r#"{"zip":"007"}"#)]);
+    assert_eq!(get.columns()[0].ty, ColumnType::Any);
+}
+
+#[tokio::test]
 async fn sqlite_takes_no_nan_for_a_null() {
     let fixture = sqlite().await.unwrap();
     let AnyStore::Sqlite(store) = &fixture.store else {

@@ -54,7 +54,9 @@ pub(super) fn bind(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
         | ColumnType::Tuple(_)
         | ColumnType::Udt { .. }
         | ColumnType::Vector(..) => Bound::Text(to_json(value, ty)?.to_string()),
-        ColumnType::Any => bind_untyped(value)?,
+        // The column would make one number of "007" and "7". The texts of all other values look like no number.
+        ColumnType::Numeric(_) if matches!(value, Value::String(_)) => return Err(convert::mismatch(value, ty)),
+        ColumnType::Any | ColumnType::Numeric(_) => bind_untyped(value)?,
     })
 }
 
