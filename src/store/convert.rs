@@ -366,7 +366,8 @@ pub fn check(literal: &Value<'_>, to: &ColumnType) -> Converted<()> {
         | ColumnType::Tuple(_)
         | ColumnType::Udt { .. }
         | ColumnType::Vector(..)
-        | ColumnType::Any => Ok(()),
+        | ColumnType::Any
+        | ColumnType::Numeric(_) => Ok(()),
     }
 }
 

@@ -294,6 +294,11 @@ impl<'t> Scanned<'t> {
         (start + 1..self.tokens.len()).any(|i| self.name(i).as_deref() == Some(column) && by(i + 1))
     }
 
+    /// Whether this column is compared by `=` after WHERE.
+    pub fn equals(&self, column: &str) -> bool {
+        self.compares(column, |i| self.is_symbol(i, '='))
+    }
+
     /// Whether rows of several partitions have to be sorted: there is an `ORDER BY`, and one of these columns is compared by `IN`, except `IN (x)`.
     pub fn sorts_partitions<'c>(&self, partition_key: impl IntoIterator<Item = &'c str>) -> bool {
         let one = |i: usize| self.is_symbol(i + 1, '(') && self.is_symbol(i + 3, ')');
@@ -701,6 +706,21 @@ mod tests {
             assert_eq!(compares_all(cql, ["k"]), whole, "{cql}");
         }
         assert!(!compares_all("SELECT a FROM t WHERE k = 1", ["k", "l"]), "one of two");
+    }
+
+    #[test]
+    fn a_column_that_has_one_value_is_told_from_one_with_a_range_or_several() {
+        for (cql, equals) in [
+            ("SELECT a FROM t WHERE c IN (:x, :y) AND K = :k", true),
+            ("SELECT a FROM t WHERE \"k\"=:k", true),
+            ("SELECT a FROM t WHERE k IN (:x, :k)", false),
+            ("SELECT a FROM t WHERE k IN :k", false),
+            ("SELECT a FROM t WHERE k >= :k ALLOW FILTERING", false),
+            ("SELECT a FROM t WHERE token(k) = token(:k)", false),
+            ("SELECT k FROM t WHERE c = :k", false),
+        ] {
+            assert_eq!(scan(cql).equals("k"), equals, "{cql}");
+        }
     }
 
     #[test]

@@ -12,8 +12,8 @@
 //! | `bigint` `counter` | `int`, `long` | `long` | INTEGER |
 //! | `varint` | `int`, `long`, decimal of scale 0, a whole CQL `decimal` | decimal | INTEGER, or the digits as BLOB beyond 64 bits |
 //! | `decimal` | decimal, `int`, `long` | decimal | the digits as BLOB (NUMERIC would round them) |
-//! | `float` | `float`, `int` within ±2^24, `double` rounded to nearest | `float` | REAL |
-//! | `double` | `double`, `float`, `int`, `long` within ±2^53 | `double` | REAL |
+//! | `float` | `float`, `int` within ±2^24, `double` rounded to nearest | `float` | REAL; NaN is refused (SQLite would store null) |
+//! | `double` | `double`, `float`, `int`, `long` within ±2^53 | `double` | REAL; NaN is refused (SQLite would store null) |
 //! | `boolean` | `boolean` | `boolean` | INTEGER 0 or 1 |
 //! | `blob` | `bytes`, fixed | `bytes` | BLOB |
 //! | `timestamp` | timestamp of any unit and local timestamp read as UTC, both floored to ms; `long` as ms | `timestamp-millis` | INTEGER, ms |
@@ -26,10 +26,11 @@
 //! | `map` | map of what the key and value types accept, without nulls | map | TEXT, JSON |
 //! | `tuple` | record with as many fields, by position | record `field_0`, … | TEXT, JSON |
 //! | UDT | record, by field name; missing fields are null; extra fields are dropped if the record has all fields of the UDT | record | TEXT, JSON |
-//! | none declared | | | as stored: INTEGER, REAL, TEXT, BLOB |
+//! | none declared, or another name | | | as stored: INTEGER, REAL, TEXT, BLOB; no text under a name such as `STRING`: declare `text` (SQLite would turn digits into numbers) |
 //!
 //! Null goes everywhere, as UNSET (so no tombstones). SQLite columns are declared by CQL's names (`"list<text>"` in
-//! quotes); SQL's `integer` is `bigint`, `real` is `double`, `varchar` is `text`. SQLite stores a NaN as null.
+//! quotes); SQL's `integer` is `bigint`, `real` is `double`, `varchar` is `text`. SQLite would store a NaN as
+//! null, so a write refuses it, except in a collection; no row is found by one.
 
 use std::fmt;
 
@@ -71,6 +72,9 @@ pub enum ColumnType {
     Vector(Box<ColumnType>, usize),
     /// SQLite without a declared type, or with a type that is not in the table.
     Any,
+    /// The marker of a SQLite column whose declared type, given here, is not in the table, and whose affinity makes numbers of texts: `007` and `7` would be
+    /// one. A user-defined type is such a name too, and a record goes into it as JSON.
+    Numeric(String),
 }
 
 /// Whether every non-null value of `from` fits into `to`, apart from range and format. The error names both sides.
@@ -147,6 +151,7 @@ fn scalar_bindable(from: &Type, to: &ColumnType) -> bool {
         C::Inet => matches!(from, Type::String | Type::Fixed(4 | 16)),
         C::Duration => matches!(from, Type::Duration),
         C::Any => true,
+        C::Numeric(_) => !matches!(from, Type::String | Type::Enum(_)),
         C::List(_) | C::Set(_) | C::Map(..) | C::Tuple(_) | C::Udt { .. } | C::Vector(..) => false,
     }
 }
@@ -184,7 +189,7 @@ pub fn result_type(ty: &ColumnType) -> Type {
                 .map(|(name, ty)| (name.clone(), result_type(ty).nullable()))
                 .collect(),
         ),
-        ColumnType::Any => Type::Any,
+        ColumnType::Any | ColumnType::Numeric(_) => Type::Any,
     }
 }
 
@@ -300,6 +305,12 @@ impl fmt::Display for ColumnType {
             ColumnType::Counter => "counter",
             ColumnType::Any => "any",
             ColumnType::Udt { name, .. } => name,
+            ColumnType::Numeric(declared) => {
+                return write!(
+                    f,
+                    "{declared} (in which SQLite turns digits into numbers: declare it text)"
+                );
+            }
             ColumnType::List(item) => return write!(f, "list<{item}>"),
             ColumnType::Set(item) => return write!(f, "set<{item}>"),
             ColumnType::Map(key, value) => return write!(f, "map<{key}, {value}>"),
@@ -371,6 +382,20 @@ mod tests {
             bindable(&unknown, &udt).unwrap_err(),
             "field street of the record is not in address, which has zip"
         );
+    }
+
+    #[test]
+    fn no_text_goes_where_sqlite_makes_a_number_of_it() {
+        let column = ColumnType::Numeric("STRING".to_owned());
+        assert_eq!(
+            bindable(&Type::String.nullable(), &column).unwrap_err(),
+            "string does not go into STRING (in which SQLite turns digits into numbers: declare it text)"
+        );
+        assert!(bindable(&Type::Enum(vec!["A".to_owned()]), &column).is_err());
+        let record = Type::Record(vec![("zip".to_owned(), Type::String)]);
+        for ty in [Type::Long, Type::Any, Type::List(Box::new(Type::String)), record] {
+            assert_eq!(bindable(&ty, &column), Ok(()), "{ty}");
+        }
     }
 
     #[test]

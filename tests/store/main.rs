@@ -31,7 +31,7 @@ use messina::store::cql::Ttl;
 use messina::store::scylla::{ScyllaOptions, ScyllaStore};
 use messina::store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 use messina::store::{
-    AnyStore, ColumnType, Consistency, Row, Statement, StatementOptions, Store, StoreError, result_type,
+    AnyStore, ColumnType, Consistency, Row, Rows, Statement, StatementOptions, Store, StoreError, result_type,
 };
 use tokio::sync::OnceCell;
 
@@ -207,6 +207,7 @@ on_both!(
     a_null_that_is_written_out_removes_what_is_stored,
     an_update_of_nothing_changes_nothing,
     missing_rows_and_null_keys,
+    an_empty_key_finds_no_row,
     rows_expire,
     a_short_life_ends_nothing_of_an_older_write,
     the_newest_timestamp_wins,
@@ -542,6 +543,27 @@ async fn missing_rows_and_null_keys(store: &AnyStore) {
         None
     );
     assert_eq!(store.lookup(&get, &[Value::Null, Value::Int(1)]).await.unwrap(), None);
+}
+
+async fn an_empty_key_finds_no_row(store: &AnyStore) {
+    let (_, get) = items(store).await;
+    let found = store.lookup(&get, &[string(""), Value::Int(1)]).await;
+    assert_eq!(found, Ok(None));
+    let all = StatementOptions {
+        rows: Rows::List {
+            max: 9,
+            truncate: false,
+        },
+        ..StatementOptions::lookup()
+    };
+    let get = "SELECT a FROM items WHERE id = :id AND seq IN (1, 2)";
+    let get = store.prepare(get, &all).await.unwrap();
+    assert_eq!(store.lookup(&get, &[string("")]).await, Ok(None));
+    let error = store
+        .lookup(&get, &[Value::Bytes(Vec::<u8>::new().into())])
+        .await
+        .unwrap_err();
+    assert_eq!((error.class, error.label), (Class::Permanent, "value"), "{error}");
 }
 
 async fn a_short_life_ends_nothing_of_an_older_write(store: &AnyStore) {
@@ -1040,6 +1062,44 @@ async fn cql_rows_that_are_sorted_over_several_partitions() {
 }
 
 #[tokio::test]
+async fn cql_keys_that_are_empty_in_part() {
+    let Some(fixture) = scylla().await else { return };
+    let AnyStore::Scylla(store) = &fixture.store else {
+        unreachable!()
+    };
+    let pairs = unique("pairs").replace('-', "_");
+    let blobs = unique("blobs").replace('-', "_");
+    for cql in [
+        format!("CREATE TABLE {pairs} (a text, b text, n int, PRIMARY KEY ((a, b)))"),
+        format!("CREATE TABLE {blobs} (k blob PRIMARY KEY, n int)"),
+    ] {
+        store.session().query_unpaged(cql, ()).await.unwrap();
+    }
+    // The driver learns of a new table by itself, but later.
+    store.session().refresh_metadata().await.unwrap();
+    let put = format!("INSERT INTO {pairs} (a, b, n) VALUES (:a, :b, :n)");
+    let put = write(&fixture.store, &put).await;
+    let key = [string(""), string("x")];
+    let row = [key[0].clone(), key[1].clone(), Value::Int(7)];
+    store.write(&put, &row, 1).await.unwrap();
+    for cql in ["a = :a AND b = :b", "a = :a AND b IN (:b)"] {
+        let get = lookup(&fixture.store, &format!("SELECT n FROM {pairs} WHERE {cql}")).await;
+        let found: Option<Row> = Some(Box::new([Value::Int(7)]));
+        assert_eq!(store.lookup(&get, &key).await, Ok(found), "{cql}");
+    }
+    let get = lookup(&fixture.store, &format!("SELECT n FROM {blobs} WHERE k = :k")).await;
+    let empty = [Value::Bytes(Vec::<u8>::new().into())];
+    assert_eq!(store.lookup(&get, &empty).await, Ok(None));
+    // An empty key among several hides no row of the others, whatever the server says to it.
+    let (put, _) = items(&fixture.store).await;
+    let id = string(&unique("beside"));
+    let row = [id.clone(), Value::Int(1), string("a"), Value::Long(2)];
+    store.write(&put, &row, 1).await.unwrap();
+    let get = lookup(&fixture.store, "SELECT a, b FROM items WHERE id IN (:x, :y)").await;
+    assert_ne!(store.lookup(&get, &[id, string("")]).await, Ok(None));
+}
+
+#[tokio::test]
 async fn cql_user_defined_types() {
     let Some(fixture) = scylla().await else { return };
     let store = &fixture.store;
@@ -1291,6 +1351,71 @@ async fn sqlite_refuses_what_it_would_spoil() {
         error.class == Class::Permanent && error.message.contains("column c_decimal is of type decimal"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn sqlite_takes_no_text_where_its_digits_would_become_a_number() {
+    let fixture = sqlite().await.unwrap();
+    let AnyStore::Sqlite(store) = &fixture.store else {
+        unreachable!()
+    };
+    let table = "CREATE TABLE named (id STRING PRIMARY KEY, a nvarchar(9), home address)";
+    store.execute_script(table).await.unwrap();
+    let put = write(
+        &fixture.store,
+        "INSERT INTO named (id, a, home) VALUES (:id, :a, :home)",
+    )
+    .await;
+    let get = lookup(&fixture.store, "SELECT id, a, home FROM named WHERE id = :id").await;
+    let values = [string("007"), string("a"), Value::Null];
+    for error in [
+        store.write(&put, &values, 1).await.unwrap_err(),
+        store.lookup(&get, &values[..1]).await.unwrap_err(),
+    ] {
+        assert_eq!((error.class, error.label), (Class::Permanent, "value"), "{error}");
+        assert!(
+            error.message.contains(":id") && error.message.contains("declare it text"),
+            "{error}"
+        );
+    }
+    // All else is stored and read as it is: a number, a text in a column of texts, a record as JSON.
+    let home = Value::Record(vec![("zip".into(), string("007"))]);
+    let values = [Value::Long(7), string("007"), home];
+    store.write(&put, &values, 1).await.unwrap();
+    let row = store.lookup(&get, &values[..1]).await.unwrap().unwrap();
+    assert_eq!(*row, [Value::Long(7), string("007"), string(r#"{"zip":"007"}"#)]);
+    assert_eq!(get.columns()[0].ty, ColumnType::Any);
+}
+
+#[tokio::test]
+async fn sqlite_takes_no_nan_for_a_null() {
+    let fixture = sqlite().await.unwrap();
+    let AnyStore::Sqlite(store) = &fixture.store else {
+        unreachable!()
+    };
+    let table = "CREATE TABLE by_number (k double PRIMARY KEY, v double)";
+    store.execute_script(table).await.unwrap();
+    let put = write(&fixture.store, "INSERT INTO by_number (k, v) VALUES (:k, :v)").await;
+    let update = write(&fixture.store, "UPDATE by_number SET v = :v WHERE k = :k").await;
+    let get = lookup(&fixture.store, "SELECT v FROM by_number WHERE k = :k").await;
+    let nan = || Value::Double(f64::NAN);
+    let one = || Value::Double(1.0);
+    store.write(&put, &[one(), one()], 1).await.unwrap();
+    for (statement, values, marker) in [
+        (&put, [nan(), one()], ":k"),
+        (&put, [one(), nan()], ":v"),
+        (&update, [nan(), one()], ":v"),
+    ] {
+        let error = store.write(statement, &values, 2).await.unwrap_err();
+        assert_eq!((error.class, error.label), (Class::Permanent, "value"), "{error}");
+        assert!(
+            error.message.contains(marker) && error.message.contains("NaN"),
+            "{error}"
+        );
+    }
+    assert_eq!(store.lookup(&get, &[nan()]).await, Ok(None));
+    let count = lookup(&fixture.store, "SELECT count(*) AS n FROM by_number").await;
+    assert_eq!(*store.lookup(&count, &[]).await.unwrap().unwrap(), [Value::Long(1)]);
 }
 
 #[tokio::test]

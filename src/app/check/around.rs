@@ -53,7 +53,7 @@ pub(super) async fn clocks(config: &Config, store: Option<&AnyStore>) -> Result<
     };
     let before = now();
     let theirs = store.clock().await?;
-    let ours = before + (now() - before) / 2;
+    let ours = middle(before, now());
     let place = section.nodes.first().map_or(section.span, |node| node.span);
     Ok(disagreement(ours, theirs).map(|message| {
         let help = "synchronise the clocks (NTP): TTLs of rows, now() and lag depend on them";
@@ -63,6 +63,11 @@ pub(super) async fn clocks(config: &Config, store: Option<&AnyStore>) -> Result<
 
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The time half-way between a question and its answer; the question's, if the clock was set back in between.
+fn middle(before: Duration, after: Duration) -> Duration {
+    before + after.saturating_sub(before) / 2
 }
 
 fn disagreement(ours: Duration, theirs: Duration) -> Option<String> {
@@ -89,6 +94,13 @@ mod tests {
         assert_eq!(judge(30 * DAY - 1, false), Some(warned));
         let refused = ("the authority expired 3 days ago".to_owned(), false);
         assert_eq!(judge(-3 * DAY - 5, true), Some(refused));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_during_the_question_has_a_middle_too() {
+        let at = Duration::from_millis;
+        assert_eq!(middle(at(1_000), at(1_500)), at(1_250));
+        assert_eq!(middle(at(1_000), at(400)), at(1_000));
     }
 
     #[test]

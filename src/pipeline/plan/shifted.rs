@@ -111,7 +111,7 @@ fn in_text<'p>(statement: &Statement, binds: &'p [Place]) -> Vec<&'p Place> {
 /// Whether a column, or part of it, is text. A column of type `uuid` has one form, however the value was written.
 fn has_text(column: &ColumnType) -> bool {
     match column {
-        ColumnType::Text | ColumnType::Ascii | ColumnType::Any => true,
+        ColumnType::Text | ColumnType::Ascii | ColumnType::Any | ColumnType::Numeric(_) => true,
         ColumnType::List(item) | ColumnType::Set(item) | ColumnType::Vector(item, _) => has_text(item),
         ColumnType::Map(key, value) => has_text(key) || has_text(value),
         ColumnType::Tuple(items) => items.iter().any(has_text),

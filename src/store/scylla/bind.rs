@@ -264,7 +264,7 @@ fn write<'b>(value: &Value<'_>, ty: &ColumnType, cell: CellWriter<'b>) -> Writte
             }
             builder.finish()
         }
-        ColumnType::Any => return Err(convert::mismatch(value, ty)),
+        ColumnType::Any | ColumnType::Numeric(_) => return Err(convert::mismatch(value, ty)),
     };
     written.map_err(too_long)
 }

@@ -81,6 +81,8 @@ pub struct ScyllaStatement {
     unpaged: bool,
     /// It selects `*`, so an answer may have columns that did not exist when it was prepared.
     all_columns: bool,
+    /// The marker whose empty text or blob finds no row.
+    sole_key: Option<usize>,
     /// It writes to one partition and without a condition, so a refusal can prove that nothing was applied.
     plain: bool,
     /// It may change a counter.
@@ -212,6 +214,23 @@ impl ScyllaStore {
             return Err(StoreError::permanent("invalid", message));
         }
         paging::is_unpaged(scanned, &key, prepared.get_page_size())
+    }
+
+    /// The marker that is a table's whole partition key, if that is one column: no row can have an empty one, and a server refuses to look for it. The parts
+    /// of a key of several columns may be empty, and the key of a view.
+    fn sole_key(
+        &self,
+        scanned: &cql::Scanned<'_>,
+        table: Option<&(String, String)>,
+        partition_key: &[usize],
+    ) -> Option<usize> {
+        let ([marker], Some((keyspace, name))) = (partition_key, table) else {
+            return None;
+        };
+        let (key, _) = self.primary_key(keyspace, name)?;
+        // Of several values in IN, Cassandra reports the last one as the key.
+        let one = matches!(key.as_slice(), [column] if scanned.equals(column));
+        one.then_some(*marker)
     }
 
     /// Refuses a write that cannot be repeated because of a list. The text alone does not show which columns are lists that are not frozen.
@@ -352,7 +371,8 @@ impl Store for ScyllaStore {
         let unpaged = options.kind == Kind::Lookup && self.check_partition_key(&scanned, &prepared, options)?;
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
         partition_key.sort_by_key(|index| index.sequence);
-        let partition_key = partition_key.iter().map(|index| usize::from(index.index));
+        let partition_key: Box<[usize]> = partition_key.iter().map(|index| usize::from(index.index)).collect();
+        let sole_key = self.sole_key(&scanned, table.as_ref(), &partition_key);
         Ok(Statement {
             markers: markers.into(),
             columns: if options.kind == Kind::Lookup {
@@ -360,7 +380,7 @@ impl Store for ScyllaStore {
             } else {
                 Box::default()
             },
-            partition_key: partition_key.collect(),
+            partition_key,
             key,
             cql: text.into(),
             kind: options.kind,
@@ -373,6 +393,7 @@ impl Store for ScyllaStore {
                 group,
                 unpaged,
                 all_columns: scanned.selects_all(),
+                sole_key,
                 plain: !scanned.has_word("if") && !scanned.has_word("in"),
                 adds: scanned.has_symbol('+') || scanned.has_symbol('-'),
                 taken: Taken::default(),
@@ -385,7 +406,12 @@ impl Store for ScyllaStore {
             return Err(foreign_statement());
         };
         statement.expect(Kind::Lookup, values)?;
-        if values.iter().any(Value::is_null) {
+        let is_empty = |marker: usize| match (&values[marker], &statement.markers[marker].ty) {
+            (Value::String(text), ColumnType::Text | ColumnType::Ascii) => text.is_empty(),
+            (Value::Bytes(bytes), ColumnType::Blob) => bytes.is_empty(),
+            _ => false,
+        };
+        if values.iter().any(Value::is_null) || inner.sole_key.is_some_and(is_empty) {
             return Ok(None);
         }
         let mut state = PagingState::start();

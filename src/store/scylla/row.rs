@@ -243,7 +243,7 @@ fn read(bytes: &[u8], ty: &ColumnType) -> Result<Value<'static>, ReadError> {
             }
             Value::Record(fields)
         }
-        ColumnType::Any => Value::Bytes(Cow::Owned(bytes.to_vec())),
+        ColumnType::Any | ColumnType::Numeric(_) => Value::Bytes(Cow::Owned(bytes.to_vec())),
     })
 }
 

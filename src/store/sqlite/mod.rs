@@ -358,7 +358,7 @@ impl Store for SqliteStore {
         statement.expect(Kind::Write, values)?;
         let mut bound = Vec::with_capacity(values.len());
         for (value, marker) in values.iter().zip(&statement.markers) {
-            bound.push(value::bind(value, &marker.ty).map_err(|e| at_marker(&marker.name, e))?);
+            bound.push(value::bind_written(value, &marker.ty).map_err(|e| at_marker(&marker.name, e))?);
         }
         if let Some(i) = write.key_markers.iter().map(|(_, i)| *i).find(|i| values[*i].is_null()) {
             let name = &statement.markers[i].name;
@@ -485,6 +485,13 @@ fn levels(declared: &str) -> usize {
     depths.max().unwrap_or(0)
 }
 
+/// Whether a text stays a text in a column of this declared type, by SQLite's rules of affinity (<https://sqlite.org/datatype3.html>, 3.1).
+fn keeps_texts(declared: &str) -> bool {
+    let declared = declared.to_ascii_uppercase();
+    let of_texts = ["CHAR", "CLOB", "TEXT", "BLOB"];
+    declared.trim().is_empty() || !declared.contains("INT") && of_texts.iter().any(|word| declared.contains(word))
+}
+
 /// Reads a declared column type; refuses one whose values SQLite would change.
 fn declared_type(table: &str, column: &str, declared: &str) -> Result<ColumnType, StoreError> {
     match ColumnType::parse(declared) {
@@ -496,7 +503,8 @@ fn declared_type(table: &str, column: &str, declared: &str) -> Result<ColumnType
         None if levels(declared) > MAX_LEVELS => Err(invalid(format!(
             "column {column} of {table} is declared with more than {MAX_LEVELS} types within one another"
         ))),
-        None => Ok(ColumnType::Any),
+        None if keeps_texts(declared) => Ok(ColumnType::Any),
+        None => Ok(ColumnType::Numeric(declared.to_owned())),
     }
 }
 
@@ -521,9 +529,38 @@ mod tests {
             refused.contains("column c of t is declared with more than 32 types within one another"),
             "{refused}"
         );
-        assert_eq!(declared_type("t", "c", "address").unwrap(), ColumnType::Any);
         // Types side by side are not deeper, even if one of them is unknown.
         let beside = format!("tuple<{}address>", "list<int>, ".repeat(2 * MAX_LEVELS));
-        assert_eq!(declared_type("t", "c", &beside).unwrap(), ColumnType::Any);
+        assert_eq!(declared_type("t", "c", &beside).unwrap(), ColumnType::Numeric(beside));
+    }
+
+    /// Whether SQLite does so is asked of SQLite.
+    #[test]
+    fn a_name_under_which_digits_become_a_number_is_told_from_others() {
+        for (declared, keeps) in [
+            ("STRING", false),
+            ("address", false),
+            ("frozen<address>", false),
+            ("datetime", false),
+            ("float8", false),
+            ("unsigned big int", false),
+            ("charint", false),
+            ("nvarchar(9)", true),
+            ("character varying", true),
+            ("tinytext", true),
+            ("LongBlob", true),
+        ] {
+            let connection = Connection::open_in_memory().unwrap();
+            let sql = format!("CREATE TABLE t (c \"{declared}\"); INSERT INTO t VALUES ('007')");
+            connection.execute_batch(&sql).unwrap();
+            let stored = connection.query_row("SELECT typeof(c) FROM t", [], |row| row.get::<_, String>(0));
+            assert_eq!(stored.unwrap() == "text", keeps, "{declared}");
+            let wanted = match keeps {
+                true => ColumnType::Any,
+                false => ColumnType::Numeric(declared.to_owned()),
+            };
+            assert_eq!(declared_type("t", "c", declared).unwrap(), wanted);
+        }
+        assert_eq!(declared_type("t", "c", "").unwrap(), ColumnType::Any);
     }
 }

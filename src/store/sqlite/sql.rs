@@ -98,8 +98,11 @@ impl Select {
 
     /// The type of a result column.
     pub(super) fn result_type(&self, i: usize, name: &str, table: &Table) -> ColumnType {
-        let column = self.column(i, name);
-        column.map_or(ColumnType::Any, |column| table.type_of(column))
+        match self.column(i, name).map(|column| table.type_of(column)) {
+            // What is stored is read as it is.
+            None | Some(ColumnType::Numeric(_)) => ColumnType::Any,
+            Some(ty) => ty,
+        }
     }
 }
 

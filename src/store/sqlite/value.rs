@@ -54,8 +54,22 @@ pub(super) fn bind(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
         | ColumnType::Tuple(_)
         | ColumnType::Udt { .. }
         | ColumnType::Vector(..) => Bound::Text(to_json(value, ty)?.to_string()),
-        ColumnType::Any => bind_untyped(value)?,
+        // The column would make one number of "007" and "7". The texts of all other values look like no number.
+        ColumnType::Numeric(_) if matches!(value, Value::String(_)) => return Err(convert::mismatch(value, ty)),
+        ColumnType::Any | ColumnType::Numeric(_) => bind_untyped(value)?,
     })
+}
+
+/// Converts a value to what a write binds. A NaN that SQLite would store as null is refused: a null leaves what is stored, and in a key it makes another row
+/// each time.
+pub(super) fn bind_written(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
+    match bind(value, ty)? {
+        Bound::Real(number) if number.is_nan() => Err(ConvertError::Form {
+            value: number.to_string(),
+            to: "number in SQLite, which would store null".to_owned(),
+        }),
+        bound => Ok(bound),
+    }
 }
 
 /// Without a declared type, a value is stored as the type that it has itself.
@@ -396,6 +410,32 @@ mod tests {
             ),
         ] {
             assert_eq!(through(value.clone(), ty), value, "{ty}");
+        }
+    }
+
+    #[test]
+    fn a_nan_is_not_written_except_in_a_collection() {
+        let nan = || Value::Double(f64::NAN);
+        for (value, ty) in [
+            (nan(), ColumnType::Double),
+            (nan(), ColumnType::Float),
+            (Value::Float(f32::NAN), ColumnType::Double),
+            (Value::Float(f32::NAN), ColumnType::Any),
+        ] {
+            let refused = bind_written(&value, &ty).unwrap_err().to_string();
+            assert_eq!(
+                refused, "\"NaN\" is not a valid number in SQLite, which would store null",
+                "{ty}"
+            );
+        }
+        let infinite = Value::Double(f64::INFINITY);
+        assert_eq!(
+            bind_written(&infinite, &ColumnType::Double),
+            Ok(Bound::Real(f64::INFINITY))
+        );
+        for ty in [ColumnType::List(Box::new(ColumnType::Double)), ColumnType::Any] {
+            let list = bind_written(&Value::List(vec![nan()]), &ty);
+            assert_eq!(list, Ok(Bound::Text("[\"NaN\"]".to_owned())), "{ty}");
         }
     }
 
