@@ -15,7 +15,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All outcomes, in the order of [`Outcome::index`].
+    /// All outcomes.
     pub const ALL: [Outcome; 3] = [Outcome::Done, Outcome::Skipped, Outcome::DeadLettered];
 
     /// The value of the `outcome` label.
