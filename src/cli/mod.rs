@@ -322,6 +322,8 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(places(Severity::Error), [7, 10], "{found}");
+        let mut errors = found.iter().filter(|finding| finding.severity == Severity::Error);
+        assert!(errors.all(|finding| finding.code == codes::EXPRESSION), "{found}");
         assert_eq!(places(Severity::Warning), [5, 8], "{found}");
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::expression::{Expression, ExpressionError, has_keyword_behind_dot, parse as parse_expression};
 use super::super::finding::Finding;
-use crate::config::{Binding, Pipeline, Span, Spanned, StepKind};
+use crate::config::{Binding, Pipeline, Span, Spanned, StepKind, codes};
 use crate::store::cql::TTL_MARKER;
 
 /// A step with its expressions parsed.
@@ -111,7 +111,11 @@ fn expression(text: &Spanned<String>, steps: &[&str], findings: &mut Vec<Finding
                 }
                 ExpressionError::WholeStep(_) => "name a column of the step's statement",
             };
-            findings.push(Finding::new(text.span, error.to_string()).help(help));
+            findings.push(
+                Finding::new(text.span, error.to_string())
+                    .code(codes::EXPRESSION)
+                    .help(help),
+            );
             None
         }
     }
