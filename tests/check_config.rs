@@ -351,6 +351,30 @@ fn mistakes_of_all_files_come_at_once() {
 }
 
 #[test]
+fn brackets_that_are_single_or_double_by_mistake_are_told_without_echoes() {
+    let helps = |text: &str| {
+        let findings = refused(&[BASE, text], &[]);
+        findings.iter().flat_map(|d| d.help.clone()).collect::<Vec<_>>()
+    };
+    let step = "[pipelines.user-events.steps]\nname = \"a\"\nfilter = \"event.a\"\n";
+    let double = "write `[[pipelines.user-events.steps]]`, in double brackets, once for each step";
+    assert_eq!(helps(step), [double]);
+    assert_eq!(helps(&step.repeat(2)), [double], "once, not at each key");
+    assert_eq!(helps(&step.repeat(3)), [double, double]);
+    let single = "write `[pipelines.second]`, in single brackets";
+    let source = "source = { topics = \"t\", group = \"g\" }\n";
+    assert_eq!(helps(&format!("[[pipelines.second]]\n{source}")), [single]);
+    let behind = "[pipelines.second.source]\ntopics = \"t\"\ngroup = \"g\"\n[[pipelines.second]]\norder = \"key\"\n";
+    assert_eq!(helps(behind), [single]);
+    // Other keys are still told by themselves.
+    let twice = "[[pipelines.user-events.steps]]\nname = \"a\"\nname = \"b\"\nfilter = \"event.a\"\n";
+    assert_eq!(
+        helps(twice),
+        ["a key or section is written once: remove one of them, or join them"]
+    );
+}
+
+#[test]
 fn properties_are_written_in_either_way() {
     let text = r#"
         [kafka]
