@@ -229,6 +229,8 @@ impl Builder {
         let mut columns = Columns::new();
         for (name, e, span) in &parsed.binds {
             let Some(place) = self.place(e, *span) else {
+                // What is wrong has been told, and the program ends here: what uses this name is not wrong as well.
+                columns.push((name.value.clone(), Type::Any, Source::Constant(Value::Null)));
                 continue;
             };
             let ty = self.static_type(e).unwrap_or(Type::Any);
