@@ -375,6 +375,16 @@ fn brackets_that_are_single_or_double_by_mistake_are_told_without_echoes() {
 }
 
 #[test]
+fn a_key_without_a_default_is_not_to_be_removed() {
+    let step = "[[pipelines.user-events.steps]]\nname = \"a\"\nlookup = \"SELECT a FROM t WHERE k = :k\"\ncache = { ttl = \"0s\" }\n";
+    let found = refused(&[BASE, step], &[]).human(false);
+    assert!(
+        found.contains("this key has no default") && !found.contains("remove the key"),
+        "{found}"
+    );
+}
+
+#[test]
 fn properties_are_written_in_either_way() {
     let text = r#"
         [kafka]

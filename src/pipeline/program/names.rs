@@ -33,6 +33,8 @@ pub(super) struct Builder {
     pub(super) paths: Vec<(String, Span)>,
     /// The slots of paths that the input must have, because some use is not guarded by has().
     pub(super) needed: BTreeSet<usize>,
+    /// See [`super::Program::unbound`].
+    pub(super) unbound: BTreeSet<usize>,
     pub(super) known: Vec<StepNames>,
     pub(super) findings: Vec<Finding>,
     pub(super) unavailable: Option<Failure>,
@@ -47,6 +49,15 @@ impl Builder {
         let slot = self.asked(path, span);
         self.needed.insert(slot);
         Source::Event(slot)
+    }
+
+    /// The event's field by the name of a marker or an input that nothing is bound to.
+    pub(super) fn unbound(&mut self, name: &str, span: Span) -> Source {
+        let before = self.paths.len();
+        let source = self.slot(name, span);
+        // If something else asked for the field before, the finding is there.
+        self.unbound.extend(before..self.paths.len());
+        source
     }
 
     /// The slot of a path, which the input may lack as far as this use is concerned.

@@ -100,7 +100,7 @@ fn expression(text: &Spanned<String>, steps: &[&str], findings: &mut Vec<Finding
                     "write a path such as event.user.id, a literal such as 'x', or a CEL expression"
                 }
                 ExpressionError::UnknownName { .. } => {
-                    "fields of the event start with event., those of the record with record., columns with the name of an earlier step"
+                    "fields of the event start with event., those of the record with record., columns with the name of an earlier step; text is in quotes of its own, as in \"'x'\""
                 }
                 ExpressionError::UnknownRecordField(_) => "Avro fields are below event., not record.",
                 ExpressionError::UnknownFunction(name) if name == "now" => {
