@@ -769,6 +769,31 @@ fn a_budget_of_which_nearly_nothing_is_left_for_a_pipeline_is_a_warning() {
 }
 
 #[test]
+fn an_output_schema_that_is_not_avro_is_found_without_services() {
+    let told = |schema: &str| {
+        let text = format!(
+            "[kafka]\nbrokers = \"a:1\"\n[registry]\nurl = \"http://a\"\n\
+             [pipelines.p]\nsink = {{ topic = \"out\", schema = {schema} }}\n{SOURCE}"
+        );
+        let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+        let findings = Diagnostics::new(config::check(&config, &sources));
+        findings.iter().map(|finding| finding.code.id).collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    let right = "'{\"type\": \"record\", \"name\": \"O\", \"fields\": [{\"name\": \"id\", \"type\": \"long\"}]}'";
+    assert_eq!(told(right), none);
+    assert_eq!(told("{ file = \"config/schemas/navigation.avsc\" }"), none);
+    for (wrong, code) in [
+        ("'{\"type\": \"record\",}'", "MES0502"),
+        ("'{\"type\": \"rekord\", \"name\": \"O\"}'", "MES0502"),
+        ("{ file = \"Cargo.toml\" }", "MES0502"),
+        ("{ file = \"tests\" }", "MES0402"),
+    ] {
+        assert_eq!(told(wrong), [code], "{wrong}");
+    }
+}
+
+#[test]
 fn what_has_no_effect_and_what_is_empty_is_found() {
     let scylla = |keys: &str| format!("{SOURCE}[scylla]\nnodes = \"n\"\n{keys}\n");
     is_sound("", &scylla("datacenter = \"d\"\nrack = \"r\"\nfailover = true"));
