@@ -1,4 +1,4 @@
-//! The configuration's promise: every mistake is found at once, at its place, with a remedy, and secrets stay secret.
+//! The configuration's promise: every mistake is found at its place, with a remedy and all others of its stage, and secrets stay secret.
 //!
 //! One broken configuration per file in `tests/config/broken`, and one snapshot of the findings for each.
 
