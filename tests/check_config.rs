@@ -676,6 +676,37 @@ fn a_topic_that_a_variable_names_twice_is_found() {
 }
 
 #[test]
+fn pipelines_that_feed_one_another_in_a_circle_are_a_warning() {
+    let told = |pipelines: &[(&str, &str, &str)]| {
+        let mut text = "[kafka]\nbrokers = \"a:1\"\n[registry]\nurl = \"http://a\"\n".to_owned();
+        for (name, from, to) in pipelines {
+            text.push_str(&format!(
+                "[pipelines.{name}]\nsource = {{ topics = \"{from}\", group = \"{name}\" }}\nsink = {{ topic = \"{to}\" }}\n"
+            ));
+        }
+        let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+        let findings = Diagnostics::new(config::check(&config, &sources));
+        assert!(!findings.has_errors(), "{findings}");
+        let all = findings
+            .iter()
+            .map(|finding| (finding.code.id, finding.message.clone()));
+        all.collect::<Vec<_>>()
+    };
+    let chain = [("a", "one", "two"), ("b", "two", "three"), ("c", "three", "four")];
+    assert!(told(&chain).is_empty());
+    let two = told(&[
+        ("back", "two", "one"),
+        ("orders", "one", "two"),
+        ("other", "two", "six"),
+    ]);
+    let wanted = "`back` feeds `orders`, which feeds `back`".to_owned();
+    assert_eq!(two, [("MES0207", wanted)]);
+    let three = told(&[chain[0], chain[1], ("c", "three", "one"), ("d", "three", "four")]);
+    let wanted = "`a` feeds `b`, which feeds `c`, which feeds `a`".to_owned();
+    assert_eq!(three, [("MES0207", wanted)]);
+}
+
+#[test]
 fn a_name_that_no_topic_has_is_found() {
     for topic in ["^navigation.*", "a b", "a:b", ".."] {
         let said = said("", &format!("source = {{ topics = [\"{topic}\"], group = \"g\" }}\n"));
