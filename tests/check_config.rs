@@ -1,4 +1,4 @@
-//! The configuration's promise: every mistake is found at once, at its place, with a remedy, and secrets stay secret.
+//! The configuration's promise: every mistake is found at its place, with a remedy and all others of its stage, and secrets stay secret.
 //!
 //! One broken configuration per file in `tests/config/broken`, and one snapshot of the findings for each.
 
@@ -351,6 +351,40 @@ fn mistakes_of_all_files_come_at_once() {
 }
 
 #[test]
+fn brackets_that_are_single_or_double_by_mistake_are_told_without_echoes() {
+    let helps = |text: &str| {
+        let findings = refused(&[BASE, text], &[]);
+        findings.iter().flat_map(|d| d.help.clone()).collect::<Vec<_>>()
+    };
+    let step = "[pipelines.user-events.steps]\nname = \"a\"\nfilter = \"event.a\"\n";
+    let double = "write `[[pipelines.user-events.steps]]`, in double brackets, once for each step";
+    assert_eq!(helps(step), [double]);
+    assert_eq!(helps(&step.repeat(2)), [double], "once, not at each key");
+    assert_eq!(helps(&step.repeat(3)), [double, double]);
+    let single = "write `[pipelines.second]`, in single brackets";
+    let source = "source = { topics = \"t\", group = \"g\" }\n";
+    assert_eq!(helps(&format!("[[pipelines.second]]\n{source}")), [single]);
+    let behind = "[pipelines.second.source]\ntopics = \"t\"\ngroup = \"g\"\n[[pipelines.second]]\norder = \"key\"\n";
+    assert_eq!(helps(behind), [single]);
+    // Other keys are still told by themselves.
+    let twice = "[[pipelines.user-events.steps]]\nname = \"a\"\nname = \"b\"\nfilter = \"event.a\"\n";
+    assert_eq!(
+        helps(twice),
+        ["a key or section is written once: remove one of them, or join them"]
+    );
+}
+
+#[test]
+fn a_key_without_a_default_is_not_to_be_removed() {
+    let step = "[[pipelines.user-events.steps]]\nname = \"a\"\nlookup = \"SELECT a FROM t WHERE k = :k\"\ncache = { ttl = \"0s\" }\n";
+    let found = refused(&[BASE, step], &[]).human(false);
+    assert!(
+        found.contains("this key has no default") && !found.contains("remove the key"),
+        "{found}"
+    );
+}
+
+#[test]
 fn properties_are_written_in_either_way() {
     let text = r#"
         [kafka]
@@ -642,6 +676,37 @@ fn a_topic_that_a_variable_names_twice_is_found() {
 }
 
 #[test]
+fn pipelines_that_feed_one_another_in_a_circle_are_a_warning() {
+    let told = |pipelines: &[(&str, &str, &str)]| {
+        let mut text = "[kafka]\nbrokers = \"a:1\"\n[registry]\nurl = \"http://a\"\n".to_owned();
+        for (name, from, to) in pipelines {
+            text.push_str(&format!(
+                "[pipelines.{name}]\nsource = {{ topics = \"{from}\", group = \"{name}\" }}\nsink = {{ topic = \"{to}\" }}\n"
+            ));
+        }
+        let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+        let findings = Diagnostics::new(config::check(&config, &sources));
+        assert!(!findings.has_errors(), "{findings}");
+        let all = findings
+            .iter()
+            .map(|finding| (finding.code.id, finding.message.clone()));
+        all.collect::<Vec<_>>()
+    };
+    let chain = [("a", "one", "two"), ("b", "two", "three"), ("c", "three", "four")];
+    assert!(told(&chain).is_empty());
+    let two = told(&[
+        ("back", "two", "one"),
+        ("orders", "one", "two"),
+        ("other", "two", "six"),
+    ]);
+    let wanted = "`back` feeds `orders`, which feeds `back`".to_owned();
+    assert_eq!(two, [("MES0207", wanted)]);
+    let three = told(&[chain[0], chain[1], ("c", "three", "one"), ("d", "three", "four")]);
+    let wanted = "`a` feeds `b`, which feeds `c`, which feeds `a`".to_owned();
+    assert_eq!(three, [("MES0207", wanted)]);
+}
+
+#[test]
 fn a_name_that_no_topic_has_is_found() {
     for topic in ["^navigation.*", "a b", "a:b", ".."] {
         let said = said("", &format!("source = {{ topics = [\"{topic}\"], group = \"g\" }}\n"));
@@ -732,6 +797,31 @@ fn a_budget_of_which_nearly_nothing_is_left_for_a_pipeline_is_a_warning() {
     );
     let said = told("64MiB", "64MiB");
     assert!(said.len() == 1 && !said[0].0, "told once: {said:?}");
+}
+
+#[test]
+fn an_output_schema_that_is_not_avro_is_found_without_services() {
+    let told = |schema: &str| {
+        let text = format!(
+            "[kafka]\nbrokers = \"a:1\"\n[registry]\nurl = \"http://a\"\n\
+             [pipelines.p]\nsink = {{ topic = \"out\", schema = {schema} }}\n{SOURCE}"
+        );
+        let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+        let findings = Diagnostics::new(config::check(&config, &sources));
+        findings.iter().map(|finding| finding.code.id).collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    let right = "'{\"type\": \"record\", \"name\": \"O\", \"fields\": [{\"name\": \"id\", \"type\": \"long\"}]}'";
+    assert_eq!(told(right), none);
+    assert_eq!(told("{ file = \"config/schemas/navigation.avsc\" }"), none);
+    for (wrong, code) in [
+        ("'{\"type\": \"record\",}'", "MES0502"),
+        ("'{\"type\": \"rekord\", \"name\": \"O\"}'", "MES0502"),
+        ("{ file = \"Cargo.toml\" }", "MES0502"),
+        ("{ file = \"tests\" }", "MES0402"),
+    ] {
+        assert_eq!(told(wrong), [code], "{wrong}");
+    }
 }
 
 #[test]

@@ -106,6 +106,34 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// A code that nothing reports is a promise that nobody keeps.
+#[test]
+fn every_code_of_a_finding_is_reported_somewhere() {
+    let page = std::fs::read_to_string(root().join("docs/findings.md")).unwrap();
+    let declared = std::fs::read_to_string(root().join("src/config/codes.rs")).unwrap();
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let code: String = files
+        .iter()
+        .filter(|file| !file.ends_with("config/codes.rs"))
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    let (mut seen, mut unused) = (0, Vec::new());
+    for line in page.lines().filter_map(|line| line.strip_prefix("## MES")) {
+        let (number, _) = line.split_once(':').unwrap();
+        let (before, _) = declared.split_once(&format!(" = \"MES{number}\"")).unwrap();
+        let name = before.rsplit(char::is_whitespace).next().unwrap();
+        let path = format!("codes::{name}");
+        let is_whole = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_uppercase() || c == '_');
+        if !code.split(&path).skip(1).any(is_whole) {
+            unused.push(name.to_owned());
+        }
+        seen += 1;
+    }
+    assert!(seen > 40, "{seen}");
+    assert!(unused.is_empty(), "no finding has {unused:?}");
+}
+
 /// The words of the three tables of reasons: permanent failures, transient ones, and fatal ones.
 fn reasons() -> [Vec<String>; 3] {
     let page = std::fs::read_to_string(root().join("docs/reliability.md")).unwrap();

@@ -1,4 +1,4 @@
-//! `messina check`: reports every mistake in a configuration at once.
+//! `messina check`: reports the mistakes in a configuration, all of a stage at once.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,8 @@ use crate::config::{Diagnostics, report};
 use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
 
-/// Check a configuration and report every mistake in it. Exit code 0, or 78 if there are errors.
+/// Check a configuration and report the mistakes in it. Exit code 0, or 78 if there are errors. Errors come in stages: mend those of one to see those
+/// of the next.
 #[derive(Debug, clap::Args)]
 pub struct Check {
     #[command(flatten)]

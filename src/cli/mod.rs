@@ -58,7 +58,7 @@ enum Command {
     Run(run::Run),
     /// Run a pipeline again over a past range of its topics, in its own consumer group.
     Replay(Box<replay::Replay>),
-    /// Check a configuration and report every mistake in it.
+    /// Check a configuration and report the mistakes in it.
     Check(check::Check),
     /// Run test cases of pipelines, without any service.
     Test(test::Test),
@@ -322,6 +322,8 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(places(Severity::Error), [7, 10], "{found}");
+        let mut errors = found.iter().filter(|finding| finding.severity == Severity::Error);
+        assert!(errors.all(|finding| finding.code == codes::EXPRESSION), "{found}");
         assert_eq!(places(Severity::Warning), [5, 8], "{found}");
     }
 

@@ -95,10 +95,13 @@ impl Table {
 pub(super) fn parse(sources: &Sources, file: FileId, text: &str, findings: &mut Vec<Diagnostic>) -> Node {
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut lines = HashSet::new();
+    // The line of the last header with the wrong number of brackets.
+    let mut joined = None;
     for error in errors {
         let range = error.span().unwrap_or(0..0);
         let before = text.as_bytes().get(..range.start).unwrap_or_default();
-        if !lines.insert(before.iter().filter(|byte| **byte == b'\n').count()) {
+        let line = before.iter().filter(|byte| **byte == b'\n').count();
+        if !lines.insert(line) {
             continue; // The parser continues after an error; one error per line is enough.
         }
         let span = Span {
@@ -110,8 +113,18 @@ pub(super) fn parse(sources: &Sources, file: FileId, text: &str, findings: &mut 
             Some((what, expected)) => (what, format!("expected {expected}")),
             None => (error.message(), String::new()),
         };
+        let of_header = header(text, line).filter(|_| message.contains("duplicate"));
+        let help = match of_header.and_then(|(at, header)| Some((at, brackets(header)?))) {
+            Some((at, help)) if at == line => {
+                joined = Some(at);
+                Some(help)
+            }
+            // TOML reads the keys of such a section into the first one of its name.
+            Some((at, _)) if joined == Some(at) => continue,
+            _ => remedy(message).map(str::to_owned),
+        };
         let mut finding = Diagnostic::error(codes::SYNTAX, format!("not TOML: {message}")).at(sources, span, label);
-        if let Some(help) = remedy(message) {
+        if let Some(help) = help {
             finding = finding.help(help);
         }
         if let Some(place) = &mut finding.place
@@ -159,6 +172,32 @@ fn reads_as_a_line(line: &str) -> bool {
     // Base64 may end in `=`, so a value of only `=` does not count.
     let is_filled = value.contains(|c: char| c != '=' && !c.is_whitespace());
     !key.is_empty() && key.trim_end().chars().all(is_key) && quotes.is_multiple_of(2) && is_filled
+}
+
+/// The last header of a section up to this line, with its own line.
+fn header(text: &str, line: usize) -> Option<(usize, &str)> {
+    let lines = text.split('\n').map(str::trim_start).enumerate().take(line + 1);
+    lines.filter(|(_, line)| line.starts_with('[')).last()
+}
+
+/// The remedy for a header that TOML finds twice because it has the wrong number of brackets.
+fn brackets(header: &str) -> Option<String> {
+    let path = header.trim_start_matches('[').split(']').next()?;
+    match path.strip_prefix("pipelines.")?.split_once('.') {
+        Some((_, "steps")) => Some(double_brackets(path)),
+        None if header.starts_with("[[") => Some(single_brackets(path)),
+        _ => None,
+    }
+}
+
+/// The remedy for steps that are not a list.
+pub(super) fn double_brackets(path: &str) -> String {
+    format!("write `[[{path}]]`, in double brackets, once for each step")
+}
+
+/// The remedy for a section that is a list.
+pub(super) fn single_brackets(path: &str) -> String {
+    format!("write `[{path}]`, in single brackets")
 }
 
 /// The usual remedy for a syntax error of the TOML parser.

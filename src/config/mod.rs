@@ -1,8 +1,8 @@
 //! The configuration: TOML files, then environment variables, read into typed sections in which every value keeps its position.
 //!
-//! An operator learns of every mistake at once, before a record is consumed, with the line and a remedy. There are two steps: [`load`] reads and
-//! types all files and reports all errors; [`check`] checks what can be known offline. The pipeline's plan checks what needs schemas or a database,
-//! and reports at the same positions through [`Sources`].
+//! An operator learns of every mistake before a record is consumed, with the line and a remedy. There are two steps: [`load`] reads and types all
+//! files and reports all errors; if there are none, [`check`] checks what can be known offline. The pipeline's plan checks what needs schemas or a
+//! database, and reports at the same positions through [`Sources`].
 //!
 //! Invariants: a [`Config`] exists only if every key was known and every value had its type; a secret is never printed; nothing here uses the
 //! network.

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::document::{Entry, Node, Table, Value};
+use super::document::{Entry, Node, Table, Value, double_brackets, single_brackets};
 use super::redact::is_secret_name;
 use super::shape::{Drawing, Shape};
 use super::suggest::{list, nearest};
@@ -222,11 +222,22 @@ impl<'a> Field<'a> {
         let message = format!("`{}` must be {expected}", self.path);
         let label = format!("expected {expected}, found {}", self.node.describe());
         let mut finding = Diagnostic::error(codes::WRONG_TYPE, message).at(self.cx.sources, self.span(), label);
-        if let Some(remedy) = type_remedy(expected, &self.node.value) {
+        let usual = || type_remedy(expected, &self.node.value).map(str::to_owned);
+        if let Some(remedy) = self.brackets(expected).or_else(usual) {
             finding = finding.help(remedy);
         }
         self.cx.report(finding);
         None
+    }
+
+    /// The remedy for a section whose header has the wrong number of brackets.
+    fn brackets(&self, expected: &str) -> Option<String> {
+        let is_list = || self.cx.sources.written(self.span()).starts_with("[[");
+        match (expected, &self.node.value) {
+            ("a list", Value::Table(_)) if self.path.ends_with(".steps") => Some(double_brackets(&self.path)),
+            ("a table", Value::Array(_)) if !self.path.contains('[') && is_list() => Some(single_brackets(&self.path)),
+            _ => None,
+        }
     }
 
     /// Reports that the value has the right type, but cannot be used.

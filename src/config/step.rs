@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
+use super::document::Entry;
 use super::policy::{ErrorPolicy, MissingDeadline};
 use super::reader::{Field, Section, spanned_or};
 use super::shape::Shape;
-use super::values::{bindings, count, duration, positive_duration, size, spanned_boolean, text};
+use super::values::{bindings, count, duration, positive_duration, required_duration, size, spanned_boolean, text};
 use super::{Execution, Size, Span, Spanned, WriteGroup};
 
 /// A named part of a pipeline. Steps run in the order written; look-ups that do not need one another run concurrently.
@@ -266,6 +267,16 @@ fn kind_error(section: Section<'_>, present: &[&str]) -> Option<StepKind> {
             let label = format!("did you mean `{near}`?");
             finding.with(section.cx.sources, entry.key.span, label)
         }
+        None if present.is_empty() => {
+            let other = |entry: &&Entry| !matches!(entry.key.as_str(), "name" | "when");
+            match section.table.entries.iter().find(other) {
+                Some(entry) => {
+                    section.cx.hide(&entry.node);
+                    finding.with(section.cx.sources, entry.key.span, "none of these")
+                }
+                None => finding,
+            }
+        }
         _ => finding,
     };
     section.cx.report(finding.help(
@@ -333,7 +344,7 @@ impl Cache {
     pub(super) fn read(field: Field<'_>) -> Option<Self> {
         let mut section = field.section()?;
         let span = section.span;
-        let ttl = section.required("ttl", "ttl = \"30s\"", positive_duration);
+        let ttl = section.required("ttl", "ttl = \"30s\"", required_duration);
         let missing_ttl = section.optional("missing_ttl", duration);
         let max_bytes = section.optional("max_bytes", size);
         let stale_on_error = section.optional("stale_on_error", positive_duration);

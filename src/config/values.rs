@@ -114,12 +114,21 @@ pub(super) fn duration(field: Field<'_>) -> Option<Duration> {
 
 /// Reads a duration above 0.
 pub(super) fn positive_duration(field: Field<'_>) -> Option<Duration> {
+    above_zero(field, "remove the key to have the default")
+}
+
+/// The same for a key that has no default.
+pub(super) fn required_duration(field: Field<'_>) -> Option<Duration> {
+    above_zero(field, "write more than 0, such as \"30s\"; this key has no default")
+}
+
+fn above_zero(field: Field<'_>, remedy: &str) -> Option<Duration> {
     if field.draws(Shape::PositiveDuration) {
         return None;
     }
     let value = duration(field.clone())?;
     if value.is_zero() {
-        return field.malformed("a duration above 0", "remove the key to have the default");
+        return field.malformed("a duration above 0", remedy);
     }
     Some(value)
 }

@@ -90,9 +90,14 @@ pub fn compile(
                 absent.push(slot);
                 continue;
             }
-            findings.push(
-                Finding::new(*span, error.to_string()).help("see the fields of the input schema in the registry"),
-            );
+            let help = if program.unbound.contains(&slot) {
+                format!(
+                    "nothing is bound to `{path}`, so it takes the event's field of that name: add bind = {{ {path} = \"event.FIELD\" }}"
+                )
+            } else {
+                "see the fields of the input schema in the registry".to_owned()
+            };
+            findings.push(Finding::new(*span, error.to_string()).help(help));
         }
         paths.push(path.as_str());
     }
@@ -153,7 +158,7 @@ pub fn compile(
         }
         OutputSchema::Fixed(schema) => {
             let (plan, splice) = Plan::compile_with_output(writer, &paths, schema.clone(), &names)
-                .map_err(|e| in_place(place, e.to_string()))?;
+                .map_err(|e| with_help(place, e.to_string(), GIVEN))?;
             if let Some(span) = program.sink {
                 let passing = splice.converted();
                 let told = |c: &Converted| {
@@ -174,9 +179,16 @@ pub fn compile(
     }
 }
 
+/// The remedy for an output schema that has been given already.
+const GIVEN: &str = "a field of the sink's `schema` needs a field of `set` or of the input by its name, of a type that fits; or it needs a default";
+
 fn in_place(span: Option<Span>, message: String) -> Vec<Finding> {
     let help =
         "a field of `set` needs a name that the input lacks and a type that Avro has; or give the sink a `schema`";
+    with_help(span, message, help)
+}
+
+fn with_help(span: Option<Span>, message: String, help: &str) -> Vec<Finding> {
     span.map(|span| Finding::new(span, message).help(help))
         .into_iter()
         .collect()
@@ -593,7 +605,7 @@ impl Types<'_> {
                         place.span,
                         format!("the type of '{}' cannot be inferred from this expression", name.value),
                     )
-                    .help("state it with a conversion: string(...), int(...), double(...) or bool(...)"),
+                    .help("state it with a conversion: string(...), int(...), double(...) or bool(...); for a list, give the sink a `schema`"),
                 ),
             }
         }

@@ -18,6 +18,7 @@ mod stages;
 mod statement;
 mod write;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::expression::{Computed, Interpreter, RecordField};
@@ -140,6 +141,8 @@ pub struct Program {
     pub paths: Vec<(String, Span)>,
     /// The slots of fields that the input may lack, in ascending order: has() guards each of their uses.
     pub optional: Vec<usize>,
+    /// The slots of fields that only the name of a marker or of an input asks for first, because nothing is bound to it.
+    pub unbound: BTreeSet<usize>,
     /// The steps, as declared.
     pub steps: Vec<Step>,
     /// The order in which they run.
@@ -203,6 +206,7 @@ impl Parsed<'_> {
         let mut program = Program {
             name: Arc::from(self.config.name.as_str()),
             optional: (0..b.paths.len()).filter(|slot| !b.needed.contains(slot)).collect(),
+            unbound: b.unbound,
             paths: b.paths,
             steps,
             stages,
@@ -229,6 +233,8 @@ impl Builder {
         let mut columns = Columns::new();
         for (name, e, span) in &parsed.binds {
             let Some(place) = self.place(e, *span) else {
+                // What is wrong has been told, and the program ends here: what uses this name is not wrong as well.
+                columns.push((name.value.clone(), Type::Any, Source::Constant(Value::Null)));
                 continue;
             };
             let ty = self.static_type(e).unwrap_or(Type::Any);

@@ -68,7 +68,7 @@ impl FromStr for Place {
             };
             (place.partition >= 0 && place.offset >= 0).then_some(place)
         };
-        read().ok_or("write PARTITION:OFFSET, as `list` prints it")
+        read().ok_or("write PARTITION:OFFSET, such as 0:1234")
     }
 }
 
@@ -166,7 +166,9 @@ mod tests {
         };
         assert_eq!(place.to_string().parse(), Ok(place));
         for wrong in ["", "3", "3:", ":3", "-1:3", "3:-1", "a:b", "3:4:5"] {
-            assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+            let refused = wrong.parse::<Place>();
+            // Commands without a list take places too.
+            assert_eq!(refused, Err("write PARTITION:OFFSET, such as 0:1234"), "{wrong}");
         }
     }
 }

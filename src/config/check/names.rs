@@ -153,7 +153,8 @@ fn uses(
                     .help(format!("move step `{name}` before the step that uses it")),
             );
         } else {
-            let mut known: Vec<&str> = before.iter().map(|step| step.name.as_str()).collect();
+            let gives = |step: &&Step| !matches!(step.kind, StepKind::Write(_) | StepKind::Filter(_));
+            let mut known: Vec<&str> = before.iter().filter(gives).map(|step| step.name.as_str()).collect();
             known.extend(["event", "record"]);
             let label = match nearest(name, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -161,7 +162,10 @@ fn uses(
                 None => "no such name here".to_owned(),
             };
             let message = format!("unknown name `{name}` in an expression");
-            let help = format!("an expression begins with {}", super::super::suggest::list(&known));
+            let mut help = format!("an expression begins with {}", super::super::suggest::list(&known));
+            if head.member.is_none() {
+                help.push_str(&format!("; text is in quotes of its own: \"'{name}'\""));
+            }
             report.error(codes::UNKNOWN_NAME, message, span, label, help);
         }
     }

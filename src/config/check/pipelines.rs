@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         effects(pipeline, report);
         store(config, pipeline, report);
     }
+    circles(config, report);
     shared_groups(config, report);
     shared_instances(config, report);
     assignors(config, report);
@@ -269,6 +270,53 @@ fn groups(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
             report.warning(codes::IDLE_GROUP, message, group.span, "may group nothing", help);
         }
     }
+}
+
+/// Pipelines of which each consumes what the one before publishes, and the first what the last does. A filter may end that, so it is only a warning.
+fn circles(config: &Config, report: &mut Report<'_>) {
+    let pipelines: Vec<&Pipeline> = config.pipelines.values().collect();
+    for (start, first) in pipelines.iter().enumerate() {
+        // From which pipeline each was reached. A circle is told at its first one, so those before are left out.
+        let mut from = vec![None; pipelines.len()];
+        let mut next = vec![start];
+        while let Some(at) = next.pop() {
+            for (to, other) in pipelines.iter().enumerate().skip(start) {
+                if to != at && from[to].is_none() && consumed(pipelines[at], other).is_some() {
+                    from[to] = Some(at);
+                    next.push(to);
+                }
+            }
+        }
+        let mut circle = Vec::new();
+        let mut last = from[start];
+        while let Some(at) = last {
+            circle.push(pipelines[at]);
+            last = from[at].filter(|_| at != start);
+        }
+        circle.reverse();
+        let [_, second, ..] = circle[..] else { continue };
+        let (Some(sink), Some(topic)) = (&first.sink, consumed(first, second)) else {
+            continue;
+        };
+        let fed: Vec<String> = circle[1..]
+            .iter()
+            .chain([first])
+            .map(|pipeline| format!("`{}`", pipeline.name.value))
+            .collect();
+        let message = format!("`{}` feeds {}", first.name.value, fed.join(", which feeds "));
+        report.findings.push(
+            Diagnostic::warning(codes::TOPIC_LOOP, message)
+                .at(report.sources, sink.topic.span, "published here")
+                .with(report.sources, topic.span, "consumed here")
+                .help("give one of them another output topic: without a filter this goes round for ever"),
+        );
+    }
+}
+
+/// The topic of a pipeline's sink, where another one consumes it.
+fn consumed<'p>(one: &Pipeline, other: &'p Pipeline) -> Option<&'p Spanned<String>> {
+    let sink = one.sink.as_ref()?;
+    other.source.topics.iter().find(|topic| topic.value == sink.topic.value)
 }
 
 fn shared_groups(config: &Config, report: &mut Report<'_>) {

@@ -1,9 +1,10 @@
 //! Checks what a configuration says about its environment: files, secrets, addresses, memory.
 
 use super::super::{
-    Config, Property, PropertyValue, RegistryAuth, Secret, SinkSchema, Size, Spanned, StepKind, Tls, codes,
+    Config, Property, PropertyValue, RegistryAuth, Secret, SinkSchema, Size, Span, Spanned, StepKind, Tls, codes,
 };
 use super::Report;
+use crate::avro::Schema;
 use crate::config::Diagnostic;
 use reqwest::header::HeaderValue;
 use sentry::types::Dsn;
@@ -88,8 +89,14 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         tls_files(tls, report);
     }
     for sink in config.pipelines.values().filter_map(|pipeline| pipeline.sink.as_ref()) {
-        if let Some(SinkSchema::File(path)) = &sink.schema {
-            file(path, report);
+        match &sink.schema {
+            Some(SinkSchema::Inline(json)) => schema(json, json.span, report),
+            Some(SinkSchema::File(path)) => match std::fs::read_to_string(&path.value) {
+                Ok(text) => schema(&text, path.span, report),
+                Err(error) => unreadable(path, &error, report),
+            },
+            // Only the registry has it.
+            Some(SinkSchema::Subject(_)) | None => {}
         }
     }
     for secret in secrets(config) {
@@ -172,9 +179,23 @@ fn tls_files(tls: &Tls, report: &mut Report<'_>) {
 
 fn file(path: &Spanned<PathBuf>, report: &mut Report<'_>) {
     if let Err(error) = std::fs::File::open(&path.value) {
-        let message = format!("cannot read `{}`: {error}", path.value.display());
-        let help = "check the path; a relative path starts at the working directory";
-        report.error(codes::MISSING_FILE, message, path.span, "", help);
+        unreadable(path, &error, report);
+    }
+}
+
+fn unreadable(path: &Spanned<PathBuf>, error: &std::io::Error, report: &mut Report<'_>) {
+    let message = format!("cannot read `{}`: {error}", path.value.display());
+    let help = "check the path; a relative path starts at the working directory";
+    report.error(codes::MISSING_FILE, message, path.span, "", help);
+}
+
+/// An output schema that is not Avro: each start would say the same.
+fn schema(json: &str, span: Span, report: &mut Report<'_>) {
+    if let Err(error) = Schema::parse(json) {
+        let message = format!("the output schema: {error}");
+        let help =
+            "write an Avro schema as JSON, { file = \"PATH\" } of one, or { subject = \"NAME\" } of the registry";
+        report.error(codes::TYPES, message, span, "", help);
     }
 }
 

@@ -235,6 +235,42 @@ async fn a_list_of_times_that_became_numbers_is_not_taken_for_another_unit() {
 }
 
 #[tokio::test]
+async fn remedies_are_such_as_the_pipeline_does_not_have_yet() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"},
+        {"name": "tags", "type": {"type": "array", "items": "string"}}]}"#;
+    let helps = |found: Result<Compiled, Vec<Finding>>| -> String {
+        let found = found.unwrap_err().into_iter();
+        found.filter_map(|finding| finding.help).collect()
+    };
+    let given = r#"{"type": "record", "name": "O", "fields": [{"name": "id", "type": "long"}, {"name": "more", "type": "long"}]}"#;
+    let given = OutputSchema::Fixed(Arc::new(Schema::parse(given).unwrap()));
+    let told = helps(compiled(None, input, "", given).await);
+    assert!(
+        told.contains("or it needs a default") && !told.contains("give the sink"),
+        "{told}"
+    );
+    let list = "set = { x = \"event.tags.map(t, t)\" }";
+    let told = helps(compiled(None, input, list, OutputSchema::Appended).await);
+    assert!(told.contains("for a list, give the sink a `schema`"), "{told}");
+
+    let write = "INSERT INTO t (id, v) VALUES (:id, :v)";
+    let store = MemoryStore::new();
+    store.declare(write, &[("id", ColumnType::BigInt), ("v", ColumnType::BigInt)], &[]);
+    let store = AnyStore::Memory(store);
+    let told = async |bind: &str| {
+        let rest = format!(
+            "[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"{write}\"\n{bind}\n\
+             [scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\""
+        );
+        helps(compiled(Some(&store), input, &rest, OutputSchema::Appended).await)
+    };
+    let unbound = told("").await;
+    assert!(unbound.contains("add bind = { v = \"event.FIELD\" }"), "{unbound}");
+    let bound = told("bind = { v = \"event.v\" }").await;
+    assert!(bound.starts_with("see the fields"), "{bound}");
+}
+
+#[tokio::test]
 async fn a_literal_that_its_column_does_not_take_is_found() {
     let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}]}"#;
     let write = "INSERT INTO t (id, v) VALUES (:id, :v)";

@@ -95,7 +95,7 @@ impl Builder {
                 Some((_, e, span)) => (self.place(e, *span)?, self.static_type(e)),
                 None => (
                     Place {
-                        source: self.slot(taken, name.span),
+                        source: self.unbound(taken, name.span),
                         span: name.span,
                         what: format!("event.{taken}").into(),
                     },

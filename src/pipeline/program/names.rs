@@ -33,6 +33,8 @@ pub(super) struct Builder {
     pub(super) paths: Vec<(String, Span)>,
     /// The slots of paths that the input must have, because some use is not guarded by has().
     pub(super) needed: BTreeSet<usize>,
+    /// See [`super::Program::unbound`].
+    pub(super) unbound: BTreeSet<usize>,
     pub(super) known: Vec<StepNames>,
     pub(super) findings: Vec<Finding>,
     pub(super) unavailable: Option<Failure>,
@@ -47,6 +49,15 @@ impl Builder {
         let slot = self.asked(path, span);
         self.needed.insert(slot);
         Source::Event(slot)
+    }
+
+    /// The event's field by the name of a marker or an input that nothing is bound to.
+    pub(super) fn unbound(&mut self, name: &str, span: Span) -> Source {
+        let before = self.paths.len();
+        let source = self.slot(name, span);
+        // If something else asked for the field before, the finding is there.
+        self.unbound.extend(before..self.paths.len());
+        source
     }
 
     /// The slot of a path, which the input may lack as far as this use is concerned.
@@ -167,4 +178,35 @@ pub fn constant_type(value: &Value<'_>) -> Option<Type> {
         Value::Bytes(_) => Type::Bytes,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config;
+    use crate::pipeline::prepare::NotPrepared;
+    use crate::pipeline::program::parse;
+    use crate::reference::References;
+
+    #[tokio::test]
+    async fn what_uses_a_name_that_failed_is_not_told_as_well() {
+        let toml = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
+             [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
+             [[pipelines.p.steps]]\nname = \"first\"\nset = { a = \"event.a\" }\n\
+             [[pipelines.p.steps]]\nname = \"calc\"\nset = { label = \"first.nothing\", other = \"event.b\" }\n\
+             [pipelines.p.sink]\ntopic = \"o\"\nset = { x = \"calc.label\", y = \"calc.lable\" }\n";
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml.to_owned())], std::iter::empty()).unwrap();
+        let parsed = parse(&config.pipelines["p"]).unwrap();
+        let prepared = parsed.prepare(None, &References::default(), &Default::default()).await;
+        let findings = match prepared {
+            Err(NotPrepared::Findings(findings)) => findings,
+            other => panic!("{other:?}"),
+        };
+        let messages: Vec<_> = findings.iter().map(|finding| finding.message.as_str()).collect();
+        let wanted = [
+            "step 'first' has no column 'nothing'",
+            "step 'calc' has no column 'lable'",
+        ];
+        assert_eq!(messages, wanted);
+        assert_eq!(findings[1].help.as_deref(), Some("step 'calc' returns label, other"));
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::super::expression::{Expression, ExpressionError, has_keyword_behind_dot, parse as parse_expression};
 use super::super::finding::Finding;
-use crate::config::{Binding, Pipeline, Span, Spanned, StepKind};
+use crate::config::{Binding, Pipeline, Span, Spanned, StepKind, codes};
 use crate::store::cql::TTL_MARKER;
 
 /// A step with its expressions parsed.
@@ -100,7 +100,7 @@ fn expression(text: &Spanned<String>, steps: &[&str], findings: &mut Vec<Finding
                     "write a path such as event.user.id, a literal such as 'x', or a CEL expression"
                 }
                 ExpressionError::UnknownName { .. } => {
-                    "fields of the event start with event., those of the record with record., columns with the name of an earlier step"
+                    "fields of the event start with event., those of the record with record., columns with the name of an earlier step; text is in quotes of its own, as in \"'x'\""
                 }
                 ExpressionError::UnknownRecordField(_) => "Avro fields are below event., not record.",
                 ExpressionError::UnknownFunction(name) if name == "now" => {
@@ -111,7 +111,11 @@ fn expression(text: &Spanned<String>, steps: &[&str], findings: &mut Vec<Finding
                 }
                 ExpressionError::WholeStep(_) => "name a column of the step's statement",
             };
-            findings.push(Finding::new(text.span, error.to_string()).help(help));
+            findings.push(
+                Finding::new(text.span, error.to_string())
+                    .code(codes::EXPRESSION)
+                    .help(help),
+            );
             None
         }
     }

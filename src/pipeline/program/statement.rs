@@ -80,7 +80,7 @@ impl Builder {
                     Some((_, e, span)) => (self.place(e, *span)?, self.static_type(e)),
                     None => (
                         Place {
-                            source: self.slot(&marker.name, cql.span),
+                            source: self.unbound(&marker.name, cql.span),
                             span: cql.span,
                             what: format!("event.{}", marker.name).into(),
                         },
