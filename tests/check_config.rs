@@ -769,6 +769,21 @@ fn a_budget_of_which_nearly_nothing_is_left_for_a_pipeline_is_a_warning() {
 }
 
 #[test]
+fn a_ratio_that_dead_letters_are_never_above_is_found() {
+    let dead_letter = |ratio: &str| {
+        format!("[pipelines.user-events.dead_letter]\ntopic = \"d\"\nstop_above = {{ ratio = {ratio} }}\n")
+    };
+    for ratio in ["1", "1.0", "100"] {
+        let found = refused(&[BASE, &dead_letter(ratio)], &[]).human(false);
+        assert!(found.contains("ratio` is not a number from 0 and below 1"), "{found}");
+        assert!(found.contains("one per cent is 0.01"), "{found}");
+    }
+    for ratio in ["0", "0.999"] {
+        loaded(&[BASE, &dead_letter(ratio)], &[]);
+    }
+}
+
+#[test]
 fn what_has_no_effect_and_what_is_empty_is_found() {
     let scylla = |keys: &str| format!("{SOURCE}[scylla]\nnodes = \"n\"\n{keys}\n");
     is_sound("", &scylla("datacenter = \"d\"\nrack = \"r\"\nfailover = true"));
