@@ -566,6 +566,40 @@ fn a_property_that_librdkafka_does_not_take_is_found() {
 }
 
 #[test]
+fn a_number_that_librdkafka_reads_as_another_is_found() {
+    for right in [
+        "\"session.timeout.ms\" = \" 45000 \"",
+        "\"socket.timeout.ms\" = 60000.0",
+        "\"linger.ms\" = 0.5",
+        "\"client.id\" = \"5m\"",
+        "\"client.id\" = \"007\"",
+        "\"log.connection.close\" = \"1\"",
+        "acks = \"all\"",
+    ] {
+        is_sound(right, SOURCE);
+    }
+    for (wrong, read) in [
+        ("\"message.timeout.ms\" = \"5m\"", "5"),
+        ("\"delivery.timeout.ms\" = \"5m\"", "5"),
+        ("\"session.timeout.ms\" = 45.5", "45"),
+        ("\"max.poll.interval.ms\" = \"5m\"", "5"),
+        ("\"fetch.message.max.bytes\" = \"1MiB\"", "1"),
+        ("\"linger.ms\" = \"5.5ms\"", "5.5"),
+        ("\"linger.ms\" = \"5ms\"", "5"),
+        ("\"socket.timeout.ms\" = \"0100\"", "64"),
+        ("\"socket.timeout.ms\" = 4294997296", "30000"),
+    ] {
+        let said = said(wrong, SOURCE);
+        assert!(said.len() == 1 && said[0].0 == "MES0407", "{wrong}: {said:?}");
+        let told = format!("would be read as {read}, not as");
+        assert!(said[0].1.contains(&told), "{said:?}");
+    }
+    // What librdkafka reads is what counts for the group.
+    let drain = said("\"max.poll.interval.ms\" = 20000.0", SOURCE);
+    assert!(drain.len() == 1 && drain[0].0 == "MES0406", "{drain:?}");
+}
+
+#[test]
 fn what_stands_under_a_name_that_is_misspelt_may_be_a_secret() {
     let text = format!(
         "[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\n\"sasl.pasword\" = \"hunter2\"\n[registry]\nurl = \"http://a\"\n\
@@ -821,6 +855,21 @@ fn an_output_schema_that_is_not_avro_is_found_without_services() {
         ("{ file = \"tests\" }", "MES0402"),
     ] {
         assert_eq!(told(wrong), [code], "{wrong}");
+    }
+}
+
+#[test]
+fn a_ratio_that_dead_letters_are_never_above_is_found() {
+    let dead_letter = |ratio: &str| {
+        format!("[pipelines.user-events.dead_letter]\ntopic = \"d\"\nstop_above = {{ ratio = {ratio} }}\n")
+    };
+    for ratio in ["1", "1.0", "100"] {
+        let found = refused(&[BASE, &dead_letter(ratio)], &[]).human(false);
+        assert!(found.contains("ratio` is not a number from 0 and below 1"), "{found}");
+        assert!(found.contains("one per cent is 0.01"), "{found}");
+    }
+    for ratio in ["0", "0.999"] {
+        loaded(&[BASE, &dead_letter(ratio)], &[]);
     }
 }
 

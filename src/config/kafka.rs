@@ -233,3 +233,28 @@ pub(super) fn refused(name: &str, value: &str) -> Option<Refused> {
         },
     })
 }
+
+/// What librdkafka has as a property's value after it was set. `None` if it refuses it.
+pub(super) fn taken_as(name: &str, value: &str) -> Option<String> {
+    let native = ClientConfig::new().set(name, value).create_native_config().ok()?;
+    native.get(name).ok()
+}
+
+/// The number that librdkafka reads in a value that says something else. It stops at what cannot belong to a number, so `5m` is 5; it takes `010` for octal,
+/// and a number that is too large loses its upper bits.
+pub(super) fn misread(name: &str, value: &str) -> Option<String> {
+    let said = value.trim();
+    // A word may stand for a number, such as `all` for -1.
+    let is_number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    if !is_number(said.trim_start_matches(['+', '-'])) {
+        return None;
+    }
+    let read = taken_as(name, said)?;
+    let differs = match said.parse::<f64>() {
+        // Where a fraction is allowed it comes back with six digits.
+        Ok(number) => read.parse::<i64>().is_ok_and(|read| read as f64 != number),
+        // Text comes back as it was given, and is no number then either.
+        Err(_) => read.parse::<f64>().is_ok(),
+    };
+    differs.then_some(read)
+}

@@ -87,11 +87,28 @@ fn is_reference(value: &str) -> bool {
 }
 
 /// The length of a value as written, including its quotes. If a quote is not closed on its line, the value extends to the next quote or the end of the
-/// text. A table extends to the end of the line that closes it.
+/// text. A table extends to the end of the line that closes it. A secret with a quote in it does not end there: see `is_end`.
 fn value_length(value: &str) -> usize {
     if value.starts_with('{') {
         return table_length(value);
     }
+    let length = string_length(value);
+    let line = value[length..].split('\n').next().unwrap_or_default();
+    match value.chars().next() {
+        Some(quote @ ('"' | '\'')) if !is_end(line, quote) => length + line.len(),
+        _ => length,
+    }
+}
+
+/// Whether a string can have ended before `rest`, which extends to the end of the line. If TOML allows nothing of this kind after a string, or a quote
+/// without its partner follows, the quote that seems to end the string is a character of the secret.
+fn is_end(rest: &str, quote: char) -> bool {
+    let next = rest.trim_start().chars().next();
+    next.is_none_or(|c| matches!(c, '#' | ',' | '}' | ']')) && rest.matches(quote).count().is_multiple_of(2)
+}
+
+/// The length of a string including its quotes, up to the first that closes it. Without quotes it extends to the end of the line.
+fn string_length(value: &str) -> usize {
     for quote in ["\"\"\"", "'''"] {
         if let Some(rest) = value.strip_prefix(quote) {
             return rest.find(quote).map_or(value.len(), |end| end + 2 * quote.len());
@@ -118,7 +135,7 @@ fn table_length(value: &str) -> usize {
     while let Some(c) = value[at..].chars().next() {
         match c {
             '"' | '\'' => {
-                at += value_length(&value[at..]).max(1);
+                at += string_length(&value[at..]).max(1);
                 continue;
             }
             // A comment. A `#` inside a string has been skipped already.
@@ -195,6 +212,30 @@ mod tests {
         );
         assert_eq!(shown("password = \"x\ny\nz\" # end", false), "password = *** # end");
         assert_eq!(shown("password = 'x\ny = 1", false), "password = ***");
+        for line in [
+            "password = \"ab\"hunter2hunter2\"",
+            "password = 'ab'hunter2'",
+            "password = \"ab\" hunter2",
+            "password = \"ab\";hunter2",
+            "password = \"\"hunter2\"",
+            "password = \"ab\",hunter2\"",
+            "password = \"ab\"#hunter2\"",
+            "password = \"\"\"ab\"\"\"hunter2\"",
+        ] {
+            assert_eq!(shown(line, false), "password = ***");
+            assert_eq!(shown(&format!("{line}\r\nb = 1"), false).lines().last(), Some("b = 1"));
+        }
+        assert_eq!(
+            shown(r#""sasl.password" = "ab"hunter2"#, false),
+            r#""sasl.password" = ***"#
+        );
+        assert_eq!(
+            shown("password = \"x\"\t# it's \"theirs\"\r\nb = \"y\"", false),
+            "password = ***\t# it's \"theirs\"\r\nb = \"y\""
+        );
+        for name in ["passwort", "passwd", "pwd", "db_pwd", "ssl.key.passphrase"] {
+            assert_eq!(shown(&format!("{name} = \"x\""), false), format!("{name} = ***"));
+        }
         assert_eq!(shown("password: \"x\" # end", false), "password: *** # end");
         assert_eq!(shown("uri =\n  'x'\nb = 1", false), "uri =\n  ***\nb = 1");
         assert_eq!(

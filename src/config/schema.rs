@@ -77,6 +77,7 @@ impl Writer {
             Shape::Boolean => json!({ "type": "boolean" }),
             Shape::Count => json!({ "type": "integer", "minimum": 1 }),
             Shape::Share => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
+            Shape::ShareBelowOne => json!({ "type": "number", "minimum": 0, "exclusiveMaximum": 1 }),
             Shape::Duration => duration("[0-9]+"),
             Shape::PositiveDuration => duration("0*[1-9][0-9]*"),
             Shape::Size => json!({ "anyOf": [

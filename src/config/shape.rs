@@ -21,6 +21,8 @@ pub(super) enum Shape {
     Count,
     /// A number from 0 to 1.
     Share,
+    /// A number from 0 and below 1.
+    ShareBelowOne,
     Duration,
     PositiveDuration,
     Size,

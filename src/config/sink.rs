@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::document::Value;
 use super::reader::Field;
 use super::shape::Shape;
-use super::values::{bindings, count, path, share, text};
+use super::values::{bindings, count, path, share_below_one, text};
 use super::{Binding, Property, Span, Spanned};
 
 /// The output topic.
@@ -51,7 +51,7 @@ pub struct DeadLetter {
 /// The pipeline stops when either limit is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StopAbove {
-    /// Dead letters as a share of the records, 0 to 1.
+    /// Dead letters as a share of the records, from 0 and below 1.
     pub ratio: Option<f64>,
     /// Number of consecutive dead letters. Skipped records in between do not interrupt the count; a gap of more than an
     /// hour does.
@@ -120,7 +120,7 @@ impl DeadLetter {
 impl StopAbove {
     fn read(field: Field<'_>) -> Option<Self> {
         let mut section = field.section()?;
-        let ratio = section.optional("ratio", share);
+        let ratio = section.optional("ratio", share_below_one);
         let consecutive = section.optional("consecutive", count);
         section.finish();
         let (ratio, consecutive) = (ratio?, consecutive?.map(|count| count.value as u64));

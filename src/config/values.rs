@@ -2,6 +2,7 @@
 //!
 //! In an environment variable a number is also accepted as text, because there are no quotes to tell which was meant.
 
+use std::ops::RangeBounds;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -88,15 +89,27 @@ pub(super) fn share(field: Field<'_>) -> Option<f64> {
     if field.draws(Shape::Share) {
         return None;
     }
+    number_in(&field, 0.0..=1.0, "a number from 0 to 1")
+}
+
+/// Reads a number from 0 and below 1, for a limit that something may be above.
+pub(super) fn share_below_one(field: Field<'_>) -> Option<f64> {
+    if field.draws(Shape::ShareBelowOne) {
+        return None;
+    }
+    number_in(&field, 0.0..1.0, "a number from 0 and below 1")
+}
+
+fn number_in(field: &Field<'_>, range: impl RangeBounds<f64>, what: &str) -> Option<f64> {
     let number = match field.node.value {
         Value::Float(number) => number,
         Value::Integer(Some(number)) => number as f64,
-        _ => return field.wrong_type("a number from 0 to 1"),
+        _ => return field.wrong_type(what),
     };
-    if (0.0..=1.0).contains(&number) {
+    if range.contains(&number) {
         return Some(number);
     }
-    field.malformed("a number from 0 to 1", "one per cent is 0.01")
+    field.malformed(what, "one per cent is 0.01")
 }
 
 /// Reads `"250ms"`, `"30s"`, `"5m"`, `"2h"` or `"30d"`.

@@ -14,14 +14,15 @@ use super::evaluate::can_be_key;
 use super::expression::{time, unit};
 use super::finding::Finding;
 use super::program::{
-    Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
+    Action, ComputedSource, Place, Program, Source, Step, called, constant_type, mismatch, not_taken, wrong_key,
 };
 use crate::avro::schema::{NodeId, Shape};
 use crate::avro::value::{Type, Unit, Value};
 use crate::avro::{Converted, NewField, PathProblem, Plan, Schema, Splice, append_fields};
 use crate::config::{OnMissing, Span};
+use crate::store::cql::{TTL_MARKER, bound_ttl};
 use crate::store::types::{ColumnType, bindable};
-use crate::store::{Statement, convert};
+use crate::store::{Marker, Statement, convert};
 
 pub use lacking::lacking;
 use lossy::{cut_off, left_out, narrowed, renamed};
@@ -228,6 +229,17 @@ fn takes_timestamps(column: &ColumnType) -> bool {
         ColumnType::List(item) | ColumnType::Set(item) | ColumnType::Vector(item, _) => takes_timestamps(item),
         _ => *column == ColumnType::Timestamp,
     }
+}
+
+/// Why a marker cannot hold a literal of a type that it takes.
+fn not_held(literal: &Value<'_>, marker: &Marker) -> Option<String> {
+    if let Err(why) = convert::check(literal, &marker.ty) {
+        return Some(why.to_string());
+    }
+    // A null means that there is none.
+    let seconds = convert::long(literal, &marker.ty).ok();
+    let life = seconds.filter(|_| marker.name == TTL_MARKER)?;
+    bound_ttl(life).err().map(|error| error.message)
 }
 
 /// Every place where a step uses a value, except its `when`.
@@ -485,15 +497,19 @@ impl Types<'_> {
             {
                 findings.push(mismatch(place, &marker.name, &why));
             } else if let Some(literal) = self.constant(&place.source)
-                && let Err(why) = convert::check(literal, &marker.ty)
+                && let Some(why) = not_held(literal, marker)
             {
-                let message = format!("marker :{} cannot take {}: {why}", marker.name, place.what);
+                let message = format!("{} cannot take {}: {why}", called(&marker.name), place.what);
+                let help = match marker.name.as_str() {
+                    TTL_MARKER => "change the literal: 0 means for ever, or the table's default",
+                    _ => "change the literal, or the column's type",
+                };
                 let found = if guarded || self.is_set_at_times(&place.source) {
                     &mut *warnings
                 } else {
                     &mut *findings
                 };
-                found.push(Finding::new(place.span, message).help("change the literal, or the column's type"));
+                found.push(Finding::new(place.span, message).help(help));
             }
             if takes_timestamps(&marker.ty)
                 && let Some(why) = self.other_unit(&place.source, &Type::Timestamp(Unit::Millis))

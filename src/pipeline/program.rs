@@ -37,7 +37,7 @@ use parse::ParsedStep;
 pub use parse::{Parsed, parse};
 pub use reference::{Refer, wrong_key};
 use stages::stages;
-pub use statement::mismatch;
+pub use statement::{called, mismatch};
 pub use write::Write;
 pub(crate) use write::grouping;
 

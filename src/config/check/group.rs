@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::super::kafka::{misread, taken_as};
 use super::super::{Config, GroupProtocol, Pipeline, Property, PropertyValue, Span, codes};
 use super::Report;
 use crate::config::Diagnostic;
@@ -109,11 +110,15 @@ fn setting(config: &Config, pipeline: &Pipeline, name: &str, default: Duration) 
         Some(Property {
             name,
             value: PropertyValue::Plain(value),
-        }) => match value.parse() {
-            Ok(ms) => (Duration::from_millis(ms), name.span),
-            // librdkafka reports what is wrong with it.
-            Err(_) => (default, name.span),
-        },
+        }) => {
+            // What librdkafka refuses, or reads as another number, is reported where it is set.
+            let read = match misread(name, value) {
+                Some(_) => None,
+                None => taken_as(name, value),
+            };
+            let ms = read.and_then(|read| read.parse().ok());
+            (ms.map_or(default, Duration::from_millis), name.span)
+        }
         Some(property) => (default, property.name.span),
         None => (default, pipeline.source.span),
     }

@@ -3,6 +3,7 @@
 //! Each file checks one topic and reports everything that it finds. Expressions and statements are only scanned for the names in them; types are
 //! checked by the pipeline's plan.
 
+mod addresses;
 mod caches;
 mod clients;
 mod conditions;
@@ -13,6 +14,7 @@ mod group;
 mod names;
 mod order;
 mod pipelines;
+mod placeholders;
 mod properties;
 mod references;
 mod statements;
@@ -31,6 +33,8 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
         findings: Vec::new(),
     };
     world::check(config, &mut report);
+    addresses::check(config, &mut report);
+    placeholders::check(&mut report);
     properties::check(config, &mut report);
     group::check(config, &mut report);
     pipelines::check(config, &mut report);

@@ -2,7 +2,7 @@
 //!
 //! Names: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
 
-use super::super::kafka::{Refused, refused};
+use super::super::kafka::{Refused, misread, refused};
 use super::super::{Config, Diagnostic, Property, PropertyValue, Span, Spanned, codes, real_name};
 use super::Report;
 use super::group::{producer_properties, properties};
@@ -200,7 +200,10 @@ fn taken(property: &Property, report: &mut Report<'_>) {
         PropertyValue::Secret(_) => ("", true),
     };
     let message = match refused(name, value) {
-        None => return,
+        None => {
+            another_number(property, value, report);
+            return;
+        }
         Some(Refused { unknown: true, .. }) => format!("librdkafka knows no property `{name}`"),
         // A secret is checked with an empty value, so a complaint about the value means nothing.
         Some(Refused { why, .. }) if secret && !why.contains("not supported") => return,
@@ -217,4 +220,19 @@ fn taken(property: &Property, report: &mut Report<'_>) {
     report
         .findings
         .push(finding.at(report.sources, property.name.span, label).help(help));
+}
+
+/// Reports a value that librdkafka takes, but reads as another number.
+fn another_number(property: &Property, value: &str, report: &mut Report<'_>) {
+    let Spanned { value: name, span } = &property.name;
+    let Some(read) = misread(name, value) else { return };
+    let help = if name.ends_with(".ms") {
+        "write milliseconds as a whole number without a unit: five minutes are 300000"
+    } else if name.ends_with("bytes") {
+        "write bytes as a whole number without a unit: one MiB is 1048576"
+    } else {
+        "write a whole number without a unit"
+    };
+    let message = format!("`{name}` would be read as {read}, not as `{value}`");
+    report.error(codes::PROPERTY, message, *span, "librdkafka knows no units here", help);
 }

@@ -311,6 +311,46 @@ async fn a_literal_that_its_column_does_not_take_is_found() {
 }
 
 #[tokio::test]
+async fn a_life_that_no_row_has_is_found_under_the_name_of_its_key() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "name", "type": "string"}]}"#;
+    let store = AnyStore::Memory(MemoryStore::new());
+    let told = async |life: &str| {
+        let rest = format!(
+            "[[pipelines.p.steps]]\nname = \"x\"\nset = {{ life = \"-5\" }}\n\
+             [[pipelines.p.steps]]\nname = \"w\"\nwrite = \"INSERT INTO t (id) VALUES (:id)\"\nttl_seconds = \"{life}\"\n\
+             [scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\""
+        );
+        let compiled = compiled(Some(&store), input, &rest, OutputSchema::Appended).await;
+        let finding = |found: Finding| (found.message, found.help.unwrap_or_default());
+        compiled.map_or_else(
+            |found| found.into_iter().map(finding).collect::<Vec<_>>(),
+            |_| Vec::new(),
+        )
+    };
+    for good in ["0", "null", "1", "630720000", "event.id"] {
+        let told = told(good).await;
+        assert!(told.is_empty(), "{good}: {told:?}");
+    }
+    for (bad, what) in [
+        ("-5", "this literal: a time to live of -5 s"),
+        ("630720001", "this literal: a time to live of 630720001 s"),
+        ("1728000000", "this literal: a time to live of 1728000000 s"),
+        ("5000000000", "this literal: "),
+        ("x.life", "x.life: a time to live of -5 s"),
+        ("event.name", "event.name: "),
+    ] {
+        let told = told(bad).await;
+        assert_eq!(told.len(), 1, "{bad}: {told:?}");
+        let (message, help) = &told[0];
+        assert!(
+            message.starts_with(&format!("`ttl_seconds` cannot take {what}")),
+            "{message}"
+        );
+        assert!(!help.contains("column"), "{help}");
+    }
+}
+
+#[tokio::test]
 async fn a_time_that_is_finer_than_its_field_is_told_and_the_clock_never_is() {
     let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"},
         {"name": "created", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},

@@ -8,6 +8,7 @@ use super::names::Builder;
 use super::parse::ParsedStep;
 use crate::config::{Span, Spanned, Step as StepConfig};
 use crate::retry::Class;
+use crate::store::cql::TTL_MARKER;
 use crate::store::types::bindable;
 use crate::store::{AnyStore, Marker, Statement, StatementOptions, Store};
 
@@ -107,15 +108,26 @@ fn bound<'p>(parsed: &'p ParsedStep, marker: &str) -> Option<&'p (Spanned<String
         .or_else(|| binds().find(|(name, ..)| name.eq_ignore_ascii_case(marker)))
 }
 
+/// What findings call a marker. That of a bound TTL has the name of its key, because nobody wrote the marker.
+pub fn called(marker: &str) -> String {
+    match marker {
+        TTL_MARKER => "`ttl_seconds`".to_owned(),
+        _ => format!("marker :{marker}"),
+    }
+}
+
 /// The finding about a value that does not fit a marker.
 pub fn mismatch(place: &Place, marker: &str, why: &str) -> Finding {
-    Finding::new(
-        place.span,
-        format!("marker :{marker} cannot take {}: {why}", place.what),
-    )
-    .help(
-        "bind another field, change the column's type, or convert with a CEL function such as string(...) or int(...)",
-    )
+    let help = match marker {
+        TTL_MARKER => {
+            "it is a whole number of seconds: take another field, or convert with a CEL function such as int(...)"
+        }
+        _ => {
+            "bind another field, change the column's type, or convert with a CEL function such as string(...) or int(...)"
+        }
+    };
+    let message = format!("{} cannot take {}: {why}", called(marker), place.what);
+    Finding::new(place.span, message).help(help)
 }
 
 #[cfg(test)]
