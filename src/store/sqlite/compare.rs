@@ -44,7 +44,7 @@ impl Select {
 impl Change {
     /// Refuses literals that CQL reads and SQLite would store or compare as they are written.
     pub(super) fn refuse_stored_otherwise(&self, table: &Table) -> Refused<()> {
-        for (column, term) in &self.columns {
+        for (column, term) in self.terms() {
             let Term::Literal(text) = term else { continue };
             let ty = table.type_of(column);
             let is_key = table.key().any(|key| key.eq_ignore_ascii_case(column));

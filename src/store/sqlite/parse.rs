@@ -58,8 +58,10 @@ pub(super) enum Verb {
 pub(super) struct Change {
     /// The table's name, without its keyspace.
     pub table: String,
-    /// Columns and their new values; for a delete, the values that they are compared with.
+    /// Columns and their new values; for an insert, those of the primary key too.
     pub columns: Vec<(String, Term)>,
+    /// The columns after WHERE, and the values that they are compared with.
+    pub conditions: Vec<(String, Term)>,
     /// Which of the three it is.
     pub verb: Verb,
     /// The TTL of what is written.
@@ -163,6 +165,7 @@ fn insert(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
         Change {
             table,
             columns,
+            conditions: Vec::new(),
             verb: Verb::Insert,
             ttl: None,
         },
@@ -178,12 +181,12 @@ fn update(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
     for assignment in split(s, set + 1..place) {
         columns.push(equality(s, assignment)?);
     }
-    columns.extend(conditions(s, place + 1..end)?);
     Ok((
         after..set,
         Change {
             table,
             columns,
+            conditions: conditions(s, place + 1..end)?,
             verb: Verb::Update,
             ttl: None,
         },
@@ -197,12 +200,12 @@ fn delete(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
     }
     let (table, after) = table_name(s, 2)?;
     let place = s.find_word("where").ok_or("a DELETE without WHERE")?;
-    let columns = conditions(s, place + 1..end)?;
     Ok((
         after..place,
         Change {
             table,
-            columns,
+            columns: Vec::new(),
+            conditions: conditions(s, place + 1..end)?,
             verb: Verb::Delete,
             ttl: None,
         },
@@ -384,6 +387,9 @@ fn refuse_positional(s: &Scanned<'_>) -> Refused<()> {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection;
+
+    use super::super::table::Table;
     use super::*;
 
     #[test]
@@ -418,14 +424,21 @@ mod tests {
         );
         assert_eq!(insert.ttl, Some(Ttl::Fixed(Duration::from_secs(60))));
         let update = change("UPDATE t USING TTL 5 SET v = :v, w = -1 WHERE k = :k AND c = 2").unwrap();
-        assert_eq!(update.columns.len(), 4);
-        assert_eq!(update.columns[1], ("w".into(), Term::Literal("-1".into())));
+        assert_eq!(
+            update.columns,
+            [("v".into(), given("v")), ("w".into(), Term::Literal("-1".into()))]
+        );
+        assert_eq!(
+            update.conditions,
+            [("k".into(), given("k")), ("c".into(), Term::Literal("2".into()))]
+        );
         let delete = change("DELETE FROM t WHERE k = :k").unwrap();
         assert_eq!(
             [insert.verb, update.verb, delete.verb],
             [Verb::Insert, Verb::Update, Verb::Delete]
         );
-        assert_eq!(delete.columns, [("k".into(), given("k"))]);
+        assert!(delete.columns.is_empty());
+        assert_eq!(delete.conditions, [("k".into(), given("k"))]);
     }
 
     #[test]
@@ -449,5 +462,54 @@ mod tests {
             let refused = change(cql).unwrap_err();
             assert!(refused.contains(word), "{cql}: {refused}");
         }
+        // Only the table tells which columns are its primary key.
+        let connection = Connection::open_in_memory().unwrap();
+        let sql = "CREATE TABLE t (id bigint, seq int, note text, total double, PRIMARY KEY (id, seq))";
+        connection.execute_batch(sql).unwrap();
+        let table = Table::read(&connection, "t", "").unwrap();
+        for (cql, words) in [
+            (
+                "UPDATE t SET note = 'new' WHERE id = :id AND seq = :seq AND total = 99.0",
+                "an UPDATE is by the primary key alone: remove total",
+            ),
+            (
+                "DELETE FROM t WHERE id = :id AND seq = :seq AND TOTAL = :total",
+                "a DELETE is by the primary key alone: remove total",
+            ),
+            (
+                "UPDATE t SET note = :note WHERE id = :id",
+                "the primary key of t is not given in full: seq",
+            ),
+            (
+                "UPDATE t SET note = :note, seq = :seq WHERE id = :id",
+                "the primary key of t is not given in full: seq",
+            ),
+            (
+                "UPDATE t SET note = :note, \"SEQ\" = 2 WHERE id = :id AND seq = :seq",
+                "column SEQ is of the primary key of t",
+            ),
+            (
+                "UPDATE t SET note = :a, Note = :b WHERE id = :id AND seq = :seq",
+                "column note is named twice",
+            ),
+            (
+                "UPDATE t SET note = :a WHERE id = :id AND seq = 1 AND seq = 2",
+                "column seq is named twice",
+            ),
+            (
+                "INSERT INTO t (id, seq, note, note) VALUES (:id, :seq, :a, :b)",
+                "column note is named twice",
+            ),
+            (
+                "DELETE FROM t WHERE id = :id AND seq = 1 AND id = 2",
+                "column id is named twice",
+            ),
+        ] {
+            let refused = change(cql).unwrap().sql(&table).unwrap_err();
+            assert!(refused.contains(words), "{cql}: {refused}");
+        }
+        let sound = change("UPDATE t SET note = 'new', total = :total WHERE seq = :seq AND id = :id").unwrap();
+        assert_eq!(sound.marker_names(), ["total", "seq", "id"]);
+        assert!(sound.sql(&table).is_ok());
     }
 }
