@@ -333,7 +333,11 @@ fn what_cannot_be_run_is_told_in_words() {
     for (name, text, said) in [
         ("key", format!("{head}[[cases]]\nnome = \"a\"\n"), "nome"),
         ("field", format!("{head}{tables}{case}"), "case \"a\": record.value: "),
-        ("table", format!("{head}{case}"), "profiles"),
+        (
+            "table",
+            format!("{head}{case}"),
+            "declare tables.profiles in the case file",
+        ),
         (
             "pipeline",
             format!("{head}{tables}{case}pipeline = \"x\"\n"),

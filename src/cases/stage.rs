@@ -68,6 +68,27 @@ pub struct Stage {
     _scratch: Scratch,
 }
 
+/// Refuses a case file without a table that a statement names: the database would only say that it has none.
+fn all_declared(file: &CaseFile, config: &Config) -> Result<(), Error> {
+    let declared = |table: &str| file.tables.keys().any(|name| name.eq_ignore_ascii_case(table));
+    for step in config.pipelines.values().flat_map(|pipeline| &pipeline.steps) {
+        let cql = match &step.kind {
+            StepKind::Lookup(lookup) => &lookup.cql,
+            StepKind::Write(write) => &write.cql,
+            StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) | StepKind::Custom(_) => continue,
+        };
+        let named = config::tables(cql, None).into_iter().next().unwrap_or_default();
+        let table = named.split_once('.').map_or(&*named, |(_, table)| table);
+        if !named.is_empty() && !declared(&named) && !declared(table) {
+            return Err(Error::File(format!(
+                "step '{}' uses the table {table}: declare tables.{table} in the case file, with its columns as in CREATE TABLE",
+                step.name.value
+            )));
+        }
+    }
+    Ok(())
+}
+
 impl Stage {
     /// Starts everything, for the pipelines in `config`.
     pub async fn build(
@@ -78,6 +99,7 @@ impl Stage {
         customs: &CustomSteps,
         references: Arc<References>,
     ) -> Result<Stage, Error> {
+        all_declared(file, &config)?;
         let scratch = Scratch::new().map_err(|e| Error::Environment(e.to_string()))?;
         let store = SqliteStore::open(&SqliteOptions::new(scratch.database()));
         let store = store.map_err(|e| Error::Environment(e.message))?;

@@ -41,6 +41,7 @@ impl Tables {
                     max: MOST,
                     truncate: false,
                 },
+                scan: true,
                 ..StatementOptions::lookup()
             };
             let all = store

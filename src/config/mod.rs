@@ -42,7 +42,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use changes::{Changes, changes};
-pub(crate) use check::written;
+pub(crate) use check::{tables, written};
 pub use check::{check, commutes, is_step_name};
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use environment::variables;

@@ -88,7 +88,8 @@ pub struct StatementOptions {
     pub serial_consistency: Option<SerialConsistency>,
     /// Ask a second replica if the first has not answered for this long; idempotent statements on CQL only.
     pub speculative_after: Option<Duration>,
-    /// Whether a look-up may leave part of its table's partition key unbound, so that every node is asked. CQL only.
+    /// Whether a look-up may leave part of its table's partition key unbound, so that every node is asked. For SQLite the
+    /// first column of the primary key stands for the partition key.
     pub scan: bool,
     /// Whether rows that are written at the same time share a batch; idempotent writes on CQL only.
     pub group: Option<group::GroupOptions>,

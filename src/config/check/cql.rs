@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::store::cql::{Scanned, TokenKind, kept, scan};
 
 /// The tables that a statement names, as `keyspace.table` if the keyspace is known. The table that a write changes comes first.
-pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
+pub(crate) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
     let s = scan(text);
     let introduces = |i: &usize| {
         let words = ["from", "join", "into", "update"];

@@ -22,7 +22,7 @@ mod world;
 
 use super::diagnostic::Diagnostic;
 use super::{Config, Sources, Span, codes};
-pub(crate) use cql::written;
+pub(crate) use cql::{tables, written};
 pub use names::is_step_name;
 pub use order::commutes;
 

@@ -15,11 +15,11 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
     for step in &pipeline.steps {
         match &step.kind {
             StepKind::Lookup(lookup) => {
-                statement_kind(&lookup.cql, "lookup", &["SELECT", "WITH"], report);
+                statement_kind(&lookup.cql, "lookup", &["SELECT"], report);
                 markers(&lookup.cql, &lookup.bind, report);
             }
             StepKind::Write(write) => {
-                statement_kind(&write.cql, "write", &["INSERT", "UPDATE", "DELETE", "REPLACE"], report);
+                statement_kind(&write.cql, "write", &["INSERT", "UPDATE", "DELETE"], report);
                 markers(&write.cql, &write.bind, report);
                 repeatable(write, report);
                 using(&write.cql, report);

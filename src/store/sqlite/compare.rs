@@ -2,6 +2,8 @@
 //!
 //! A `decimal` is stored as its digits and a `timeuuid` as text, whose order differs, and a date is text in CQL but stored as a number. Nothing would
 //! fail; other rows would be found.
+//!
+//! Refuses look-ups without the first column of the primary key too, unless they are declared: CQL refuses those without the partition key.
 
 use super::parse::{Change, Refused, Select, Term, column_name, compared_with};
 use super::table::Table;
@@ -41,10 +43,33 @@ impl Select {
     }
 }
 
+impl Select {
+    /// Refuses a look-up that leaves the first column of the primary key open, which stands for the partition key.
+    pub(super) fn refuse_scan(&self, table: &Table) -> Refused<()> {
+        let Some(key) = table.key().next() else {
+            return Ok(());
+        };
+        let s = scan(&self.text);
+        let start = s.find_word("where").unwrap_or(s.tokens.len());
+        let binds = |i: usize| {
+            let is_key = s.name(i).is_some_and(|name| name.eq_ignore_ascii_case(key));
+            is_key && (s.is_symbol(i + 1, '=') || s.is_word(i + 1, "in"))
+        };
+        match (start..s.tokens.len()).any(binds) {
+            true => Ok(()),
+            false => Err(format!(
+                "it reads {} without the first column of its primary key ({key}), so the whole table may be read for every record: bind that column, or \
+                 declare scan = true",
+                self.table
+            )),
+        }
+    }
+}
+
 impl Change {
     /// Refuses literals that CQL reads and SQLite would store or compare as they are written.
     pub(super) fn refuse_stored_otherwise(&self, table: &Table) -> Refused<()> {
-        for (column, term) in &self.columns {
+        for (column, term) in self.terms() {
             let Term::Literal(text) = term else { continue };
             let ty = table.type_of(column);
             let is_key = table.key().any(|key| key.eq_ignore_ascii_case(column));
@@ -204,6 +229,29 @@ mod tests {
             let refused = change(cql).unwrap().sql(&table).unwrap_err();
             assert!(refused.contains(&format!("bind it, as :{column}")), "{cql}: {refused}");
         }
+    }
+
+    #[test]
+    fn a_look_up_without_the_first_column_of_the_key_is_refused() {
+        let connection = Connection::open_in_memory().unwrap();
+        let sql = "CREATE TABLE t (userId text, c int, a text, PRIMARY KEY (userId, c)); CREATE TABLE keyless (a text)";
+        connection.execute_batch(sql).unwrap();
+        let table = Table::read(&connection, "t", "").unwrap();
+        for (cql, bound) in [
+            ("SELECT a FROM t WHERE userId = :id", true),
+            ("SELECT a FROM t WHERE c > 1 AND \"userId\" IN ('x', :id) LIMIT 1", true),
+            ("SELECT userId FROM t", false),
+            ("SELECT a FROM t WHERE c = :userId", false),
+            ("SELECT a FROM t WHERE userId > :id ALLOW FILTERING", false),
+        ] {
+            let refused = select(cql).unwrap().refuse_scan(&table);
+            assert_eq!(refused.is_ok(), bound, "{cql}: {refused:?}");
+            if let Err(message) = refused {
+                assert!(message.contains("primary key (userId)"), "{cql}: {message}");
+            }
+        }
+        let keyless = Table::read(&connection, "keyless", "").unwrap();
+        assert_eq!(select("SELECT a FROM keyless").unwrap().refuse_scan(&keyless), Ok(()));
     }
 
     #[test]

@@ -227,12 +227,15 @@ impl SqliteStore {
         Ok(cached.1.clone())
     }
 
-    fn prepare_lookup(&self, cql: &str, rows: Rows) -> Result<Statement, StoreError> {
+    fn prepare_lookup(&self, cql: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
         let select = parse::select(cql).map_err(invalid)?;
         let connection = self.reader();
         let generation = self.generation.load(Ordering::Acquire);
         let table = Table::read(&connection, &select.table, &self.place)?;
         select.refuse_other_order(&table).map_err(invalid)?;
+        if !options.scan {
+            select.refuse_scan(&table).map_err(invalid)?;
+        }
         let sql: Arc<str> = select.sql(&table).into();
         let prepared = connection.prepare_cached(&sql).map_err(|e| classify::sqlite(&e))?;
         let markers: Box<[Marker]> = select.markers(&table);
@@ -261,7 +264,7 @@ impl SqliteStore {
             columns,
             cql: cql.into(),
             kind: Kind::Lookup,
-            rows,
+            rows: options.rows,
             table: None,
             inner: Prepared::Sqlite(SqliteStatement::Lookup(lookup)),
         })
@@ -271,7 +274,7 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn prepare(&self, text: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
         if options.kind == Kind::Lookup {
-            return self.prepare_lookup(text, options.rows);
+            return self.prepare_lookup(text, options);
         }
         let mut change = parse::change(text).map_err(invalid)?;
         if options.group.is_some() {

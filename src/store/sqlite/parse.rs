@@ -1,7 +1,7 @@
 //! Understands a CQL statement by its tokens, for SQLite.
 //!
 //! A pipeline's statements are written once, for both databases. Only forms that both dialects share are accepted; anything else is refused with a
-//! message, never guessed. [`super::sql`] generates the statement in SQLite's dialect.
+//! message, never guessed, also what SQLite alone would understand. [`super::sql`] generates the statement in SQLite's dialect.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -23,6 +23,9 @@ pub(super) struct Select {
     /// Markers in order of first appearance, and the column each is compared with; `LIMIT` has none.
     pub(super) markers: Vec<(String, Option<String>, Compared)>,
 }
+
+/// Functions that both dialects have.
+const AGGREGATES: [&str; 5] = ["count", "min", "max", "sum", "avg"];
 
 /// How a marker is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +61,10 @@ pub(super) enum Verb {
 pub(super) struct Change {
     /// The table's name, without its keyspace.
     pub table: String,
-    /// Columns and their new values; for a delete, the values that they are compared with.
+    /// Columns and their new values; for an insert, those of the primary key too.
     pub columns: Vec<(String, Term)>,
+    /// The columns after WHERE, and the values that they are compared with.
+    pub conditions: Vec<(String, Term)>,
     /// Which of the three it is.
     pub verb: Verb,
     /// The TTL of what is written.
@@ -86,7 +91,11 @@ pub(super) fn select(cql: &str) -> Refused<Select> {
     if let Some(i) = s.find_word("per").filter(|i| s.is_word(i + 1, "partition")) {
         return Err(format!("{} PARTITION LIMIT is not for SQLite", s.str(i)));
     }
+    refuse_foreign_clauses(&s, after)?;
     let items = split(&s, 1..from);
+    for item in &items {
+        refuse_computed(&s, item)?;
+    }
     let items = (!items.iter().any(|item| s.is_symbol(item.start, '*')))
         .then(|| items.iter().map(|item| bare_column(&s, item)).collect());
     let mut markers: Vec<(String, Option<String>, Compared)> = Vec::new();
@@ -114,11 +123,7 @@ pub(super) fn change(cql: &str) -> Refused<Change> {
     if s.find_word("if").is_some() {
         return Err("a condition (IF) is not for SQLite, where a write is an upsert".into());
     }
-    let end = s
-        .tokens
-        .iter()
-        .rposition(|t| t.kind != TokenKind::Symbol(';'))
-        .map_or(0, |i| i + 1);
+    let end = end(&s);
     let (using, change) = match s.str(0).to_ascii_lowercase().as_str() {
         "insert" => insert(&s, end)?,
         "update" => update(&s, end)?,
@@ -163,6 +168,7 @@ fn insert(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
         Change {
             table,
             columns,
+            conditions: Vec::new(),
             verb: Verb::Insert,
             ttl: None,
         },
@@ -178,12 +184,12 @@ fn update(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
     for assignment in split(s, set + 1..place) {
         columns.push(equality(s, assignment)?);
     }
-    columns.extend(conditions(s, place + 1..end)?);
     Ok((
         after..set,
         Change {
             table,
             columns,
+            conditions: conditions(s, place + 1..end)?,
             verb: Verb::Update,
             ttl: None,
         },
@@ -197,41 +203,176 @@ fn delete(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
     }
     let (table, after) = table_name(s, 2)?;
     let place = s.find_word("where").ok_or("a DELETE without WHERE")?;
-    let columns = conditions(s, place + 1..end)?;
     Ok((
         after..place,
         Change {
             table,
-            columns,
+            columns: Vec::new(),
+            conditions: conditions(s, place + 1..end)?,
             verb: Verb::Delete,
             ttl: None,
         },
     ))
 }
 
+/// Refuses clauses that are not of both dialects.
+fn refuse_foreign_clauses(s: &Scanned<'_>, after: usize) -> Refused<()> {
+    let end = end(s);
+    let begins = |i: usize| {
+        let pair = |first: &str, second: &str| s.is_word(i, first) && s.is_word(i + 1, second);
+        s.is_word(i, "where")
+            || s.is_word(i, "limit")
+            || pair("group", "by")
+            || pair("order", "by")
+            || pair("allow", "filtering")
+    };
+    let mut start = (after..end).find(|i| begins(*i)).unwrap_or(end);
+    if after < start {
+        return Err(format!(
+            "for SQLite a SELECT is of one table: WHERE, GROUP BY, ORDER BY or LIMIT follows, not {}",
+            text_of(s, &(after..start))
+        ));
+    }
+    while start < end {
+        let stop = (start + 1..end).find(|i| begins(*i)).unwrap_or(end);
+        if s.is_word(start, "where") {
+            for condition in joined(s, start + 1..stop) {
+                refuse_foreign_condition(s, &condition)?;
+            }
+        } else if !is_shared_clause(s, start..stop) {
+            return Err(format!(
+                "for SQLite ORDER BY and GROUP BY take columns and LIMIT takes one number, not {}",
+                text_of(s, &(start..stop))
+            ));
+        }
+        start = stop;
+    }
+    Ok(())
+}
+
+/// Whether both dialects have this `GROUP BY`, `ORDER BY`, `LIMIT` or `ALLOW FILTERING`.
+fn is_shared_clause(s: &Scanned<'_>, range: Range<usize>) -> bool {
+    let start = range.start;
+    if s.is_word(start, "limit") {
+        let limit = s.tokens.get(start + 1).map(|t| t.kind);
+        return range.len() == 2 && matches!(limit, Some(TokenKind::Marker | TokenKind::Constant));
+    }
+    if s.is_word(start, "allow") {
+        return range.len() == 2;
+    }
+    let directed = |i: usize| s.is_word(start, "order") && (s.is_word(i, "asc") || s.is_word(i, "desc"));
+    split(s, start + 2..range.end).iter().all(|item| {
+        let alone = item.len() == 1 || item.len() == 2 && directed(item.start + 1);
+        alone && s.name(item.start).is_some()
+    })
+}
+
+/// Refuses a condition of a look-up unless it compares a column with a marker, a literal or a list of them, or several columns with as many.
+fn refuse_foreign_condition(s: &Scanned<'_>, range: &Range<usize>) -> Refused<()> {
+    let bracketed = closing(s, range.start);
+    let left = range.start..bracketed.unwrap_or(range.start) + 1;
+    let is_in = s.is_word(left.end, "in");
+    let is_ordered = s.is_symbol(left.end, '<') || s.is_symbol(left.end, '>');
+    let is_compared = is_in || is_ordered || s.is_symbol(left.end, '=');
+    let operator = 1 + usize::from(is_ordered && s.is_symbol(left.end + 1, '='));
+    let right = left.end + operator..range.end;
+    let is_list = right.len() > 1 && closing(s, right.start) == Some(right.end - 1);
+    let parts = |side: &Range<usize>, listed: bool| match listed {
+        true => split(s, side.start + 1..side.end - 1),
+        false => vec![side.clone()],
+    };
+    let (columns, values) = (parts(&left, bracketed.is_some()), parts(&right, is_list));
+    let fits = match bracketed {
+        None => is_in == is_list,
+        Some(_) => is_list && !is_in && columns.len() == values.len(),
+    };
+    let named = columns
+        .iter()
+        .all(|part| part.len() == 1 && s.name(part.start).is_some());
+    match left.end < range.end && is_compared && fits && named && values.iter().all(|part| is_value(s, part)) {
+        true => Ok(()),
+        false => Err(format!(
+            "for SQLite a look-up compares columns with markers or literals, by =, <, <=, >, >= or IN (…), joined by AND; not {}",
+            text_of(s, range)
+        )),
+    }
+}
+
+/// Whether this is a marker or a literal.
+fn is_value(s: &Scanned<'_>, range: &Range<usize>) -> bool {
+    let kind = |i: usize| s.tokens.get(i).map(|t| t.kind);
+    match range.len() {
+        1 => {
+            let boolean = s.is_word(range.start, "true") || s.is_word(range.start, "false");
+            boolean
+                || matches!(
+                    kind(range.start),
+                    Some(TokenKind::Marker | TokenKind::Constant | TokenKind::Text)
+                )
+        }
+        2 => s.is_symbol(range.start, '-') && kind(range.start + 1) == Some(TokenKind::Constant),
+        // `1e-5` and a UUID are several tokens.
+        _ => {
+            let text = text_of(s, range);
+            text.parse::<f64>().is_ok() || is_uuid(text)
+        }
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    let fits = |(i, b): (usize, u8)| match i {
+        8 | 13 | 18 | 23 => b == b'-',
+        _ => b.is_ascii_hexdigit(),
+    };
+    text.len() == 36 && text.bytes().enumerate().all(fits)
+}
+
+/// Refuses a result that is neither a column nor an aggregate of one: SQLite has functions and operators that CQL has not.
+fn refuse_computed(s: &Scanned<'_>, item: &Range<usize>) -> Refused<()> {
+    let is_all = item.len() == 1 && s.is_symbol(item.start, '*');
+    let start = item.start + usize::from(item.len() > 1 && s.is_word(item.start, "distinct"));
+    let item = start..item.end;
+    let is_named = item.len() > 2 && s.is_word(item.end - 2, "as");
+    let len = if is_named { item.len() - 2 } else { item.len() };
+    let constant = s.tokens.get(start + 2).is_some_and(|t| t.kind == TokenKind::Constant);
+    let is_aggregate = len == 4
+        && AGGREGATES.iter().any(|function| s.is_word(start, function))
+        && s.is_symbol(start + 1, '(')
+        && (s.is_symbol(start + 2, '*') || s.name(start + 2).is_some() || constant)
+        && s.is_symbol(start + 3, ')');
+    match is_all || is_aggregate || bare_column(s, &item).is_some() {
+        true => Ok(()),
+        false => Err(format!(
+            "for SQLite a look-up reads columns, *, or the count, min, max, sum or avg of a column, not {}",
+            text_of(s, &item)
+        )),
+    }
+}
+
 /// Comparisons by `=`, joined by AND.
 fn conditions(s: &Scanned<'_>, range: Range<usize>) -> Refused<Vec<(String, Term)>> {
-    let mut found = Vec::new();
-    let mut start = range.start;
-    for i in range.clone().chain([range.end]) {
-        if i == range.end || s.is_word(i, "and") {
-            found.push(equality(s, start..i)?);
+    joined(s, range).into_iter().map(|part| equality(s, part)).collect()
+}
+
+/// Ranges of tokens between ANDs.
+fn joined(s: &Scanned<'_>, range: Range<usize>) -> Vec<Range<usize>> {
+    let (mut parts, mut start) = (Vec::new(), range.start);
+    for i in range.clone() {
+        if s.is_word(i, "and") {
+            parts.push(start..i);
             start = i + 1;
         }
     }
-    Ok(found)
+    parts.push(start..range.end);
+    parts
 }
 
 /// `column = term`
 fn equality(s: &Scanned<'_>, range: Range<usize>) -> Refused<(String, Term)> {
     if range.len() < 3 || !s.is_symbol(range.start + 1, '=') {
-        let text = s
-            .tokens
-            .get(range.clone())
-            .and_then(|t| Some(&s.text[t.first()?.span.start..t.last()?.span.end]));
         return Err(format!(
             "for SQLite only column = value is taken, not {}",
-            text.unwrap_or("nothing")
+            text_of(s, &range)
         ));
     }
     let column = column_name(s, range.start..range.start + 1)?;
@@ -242,6 +383,15 @@ fn equality(s: &Scanned<'_>, range: Range<usize>) -> Refused<(String, Term)> {
         return Err(no_value(text));
     }
     Ok((column, value))
+}
+
+/// The statement's text from the first of these tokens to the last.
+fn text_of<'t>(s: &Scanned<'t>, range: &Range<usize>) -> &'t str {
+    match s.tokens.get(range.clone()) {
+        Some([first, .., last]) => &s.text[first.span.start..last.span.end],
+        Some([only]) => &s.text[only.span.clone()],
+        _ => "nothing",
+    }
 }
 
 fn no_value(text: &str) -> String {
@@ -375,6 +525,12 @@ fn closing(s: &Scanned<'_>, open: usize) -> Option<usize> {
     })
 }
 
+/// The position after the statement's last token, apart from semicolons.
+fn end(s: &Scanned<'_>) -> usize {
+    let last = s.tokens.iter().rposition(|t| t.kind != TokenKind::Symbol(';'));
+    last.map_or(0, |i| i + 1)
+}
+
 fn refuse_positional(s: &Scanned<'_>) -> Refused<()> {
     match s.tokens.iter().any(|t| t.kind == TokenKind::Positional) {
         true => Err("markers have names: :name rather than ?".into()),
@@ -384,6 +540,9 @@ fn refuse_positional(s: &Scanned<'_>) -> Refused<()> {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection;
+
+    use super::super::table::Table;
     use super::*;
 
     #[test]
@@ -405,6 +564,87 @@ mod tests {
     }
 
     #[test]
+    fn look_ups_that_cql_has_too_are_taken() {
+        for cql in [
+            "SELECT * FROM ks.t",
+            "select DISTINCT k from t;",
+            "SELECT count(*), count(1) AS n, MIN (a) AS low, max(\"B\"), sum(c), avg(d) FROM t WHERE k = :k",
+            "SELECT \"A\" AS \"from\", b FROM \"T\" WHERE \"where\" = 'a OR b' AND c >= -1.5 AND d<1e-5 AND e <= TRUE",
+            "SELECT a FROM t WHERE k IN (:x, 'y', -3) AND (c, d) > (:c, 2) ORDER BY c DESC, d LIMIT 3 ALLOW FILTERING",
+            "SELECT a FROM t WHERE id = f1111111-1111-1111-1111-111111111111 GROUP BY a, b LIMIT :n",
+        ] {
+            assert!(select(cql).is_ok(), "{cql}: {:?}", select(cql));
+        }
+    }
+
+    #[test]
+    fn look_ups_that_only_sqlite_has_are_refused_by_name() {
+        for (cql, words) in [
+            ("SELECT a FROM t WHERE k = :k OR a = 1", "not k = :k OR a = 1"),
+            ("SELECT a FROM t WHERE k = 'x' AND (a = 1 OR b = 2)", "OR b = 2)"),
+            ("SELECT a FROM t WHERE k = :k AND a LIKE 'x%'", "not a LIKE 'x%'"),
+            ("SELECT a FROM t WHERE k = :k AND a != 1", "not a != 1"),
+            ("SELECT a FROM t WHERE k = :k AND a <> 1", "not a <> 1"),
+            ("SELECT a FROM t WHERE k == :k", "not k == :k"),
+            ("SELECT a FROM t WHERE k = :k AND a BETWEEN 1 AND 2", "not a BETWEEN 1"),
+            ("SELECT a FROM t WHERE k = :k AND a IS NULL", "not a IS NULL"),
+            ("SELECT a FROM t WHERE k = :k AND NOT a = 1", "not NOT a = 1"),
+            ("SELECT a FROM t WHERE k = :k AND a NOT IN (1)", "not a NOT IN (1)"),
+            ("SELECT a FROM t WHERE k IN :ks", "not k IN :ks"),
+            ("SELECT a FROM t WHERE k = (:k)", "not k = (:k)"),
+            ("SELECT a FROM t WHERE k = b", "not k = b"),
+            ("SELECT a FROM t WHERE k = :k || 'x'", "not k = :k || 'x'"),
+            ("SELECT a FROM t WHERE (k, c) = (:k)", "not (k, c) = (:k)"),
+            ("SELECT a FROM t WHERE lower(k) = :k", "not lower(k) = :k"),
+            ("SELECT a FROM t WHERE k = upper(:k)", "not k = upper(:k)"),
+            (
+                "SELECT a FROM t WHERE k IN (SELECT k FROM u)",
+                "not k IN (SELECT k FROM u)",
+            ),
+            (
+                "SELECT a FROM t WHERE k IN (SELECT k FROM u WHERE c = 1)",
+                "IN (SELECT k FROM u",
+            ),
+            ("SELECT a FROM t WHERE k = :k AND", "not nothing"),
+            ("SELECT a FROM t WHERE", "not nothing"),
+            ("SELECT a FROM t UNION SELECT a FROM u", "not UNION SELECT a FROM u"),
+            (
+                "SELECT a FROM t WHERE k = :k UNION SELECT a FROM u",
+                "UNION SELECT a FROM u",
+            ),
+            (
+                "SELECT a FROM t JOIN u ON t.k = u.k WHERE a = 1",
+                "not JOIN u ON t.k = u.k",
+            ),
+            ("SELECT a FROM t, u", "not , u"),
+            (
+                "SELECT a FROM t WHERE k = :k ORDER BY lower(a)",
+                "not ORDER BY lower(a)",
+            ),
+            (
+                "SELECT a FROM t WHERE k = :k GROUP BY a HAVING a > 1",
+                "not GROUP BY a HAVING",
+            ),
+            ("SELECT a FROM t WHERE k = :k LIMIT 1 OFFSET 2", "not LIMIT 1 OFFSET 2"),
+            ("SELECT a FROM t WHERE k = :k LIMIT", "not LIMIT"),
+            (
+                "SELECT coalesce(a, 1) AS a FROM t WHERE k = :k",
+                "not coalesce(a, 1) AS a",
+            ),
+            ("SELECT b, upper(a) FROM t WHERE k = :k", "not upper(a)"),
+            ("SELECT a || b AS ab FROM t WHERE k = :k", "not a || b AS ab"),
+            (
+                "SELECT (SELECT a FROM u) AS a FROM t WHERE k = :k",
+                "not (SELECT a FROM u) AS a",
+            ),
+            ("SELECT FROM t WHERE k = :k", "not nothing"),
+        ] {
+            let refused = select(cql).unwrap_err();
+            assert!(refused.contains(words), "{cql}: {refused}");
+        }
+    }
+
+    #[test]
     fn changes_are_understood() {
         let given = |name: &str| Term::Marker(name.into());
         let insert = change("INSERT INTO ks.t (k, \"V\"\"\", w) VALUES (:k, :v, 'a,b') USING TTL 60;").unwrap();
@@ -418,14 +658,21 @@ mod tests {
         );
         assert_eq!(insert.ttl, Some(Ttl::Fixed(Duration::from_secs(60))));
         let update = change("UPDATE t USING TTL 5 SET v = :v, w = -1 WHERE k = :k AND c = 2").unwrap();
-        assert_eq!(update.columns.len(), 4);
-        assert_eq!(update.columns[1], ("w".into(), Term::Literal("-1".into())));
+        assert_eq!(
+            update.columns,
+            [("v".into(), given("v")), ("w".into(), Term::Literal("-1".into()))]
+        );
+        assert_eq!(
+            update.conditions,
+            [("k".into(), given("k")), ("c".into(), Term::Literal("2".into()))]
+        );
         let delete = change("DELETE FROM t WHERE k = :k").unwrap();
         assert_eq!(
             [insert.verb, update.verb, delete.verb],
             [Verb::Insert, Verb::Update, Verb::Delete]
         );
-        assert_eq!(delete.columns, [("k".into(), given("k"))]);
+        assert!(delete.columns.is_empty());
+        assert_eq!(delete.conditions, [("k".into(), given("k"))]);
     }
 
     #[test]
@@ -449,5 +696,54 @@ mod tests {
             let refused = change(cql).unwrap_err();
             assert!(refused.contains(word), "{cql}: {refused}");
         }
+        // Only the table tells which columns are its primary key.
+        let connection = Connection::open_in_memory().unwrap();
+        let sql = "CREATE TABLE t (id bigint, seq int, note text, total double, PRIMARY KEY (id, seq))";
+        connection.execute_batch(sql).unwrap();
+        let table = Table::read(&connection, "t", "").unwrap();
+        for (cql, words) in [
+            (
+                "UPDATE t SET note = 'new' WHERE id = :id AND seq = :seq AND total = 99.0",
+                "an UPDATE is by the primary key alone: remove total",
+            ),
+            (
+                "DELETE FROM t WHERE id = :id AND seq = :seq AND TOTAL = :total",
+                "a DELETE is by the primary key alone: remove total",
+            ),
+            (
+                "UPDATE t SET note = :note WHERE id = :id",
+                "the primary key of t is not given in full: seq",
+            ),
+            (
+                "UPDATE t SET note = :note, seq = :seq WHERE id = :id",
+                "the primary key of t is not given in full: seq",
+            ),
+            (
+                "UPDATE t SET note = :note, \"SEQ\" = 2 WHERE id = :id AND seq = :seq",
+                "column SEQ is of the primary key of t",
+            ),
+            (
+                "UPDATE t SET note = :a, Note = :b WHERE id = :id AND seq = :seq",
+                "column note is named twice",
+            ),
+            (
+                "UPDATE t SET note = :a WHERE id = :id AND seq = 1 AND seq = 2",
+                "column seq is named twice",
+            ),
+            (
+                "INSERT INTO t (id, seq, note, note) VALUES (:id, :seq, :a, :b)",
+                "column note is named twice",
+            ),
+            (
+                "DELETE FROM t WHERE id = :id AND seq = 1 AND id = 2",
+                "column id is named twice",
+            ),
+        ] {
+            let refused = change(cql).unwrap().sql(&table).unwrap_err();
+            assert!(refused.contains(words), "{cql}: {refused}");
+        }
+        let sound = change("UPDATE t SET note = 'new', total = :total WHERE seq = :seq AND id = :id").unwrap();
+        assert_eq!(sound.marker_names(), ["total", "seq", "id"]);
+        assert!(sound.sql(&table).is_ok());
     }
 }

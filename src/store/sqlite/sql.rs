@@ -107,10 +107,15 @@ impl Select {
 }
 
 impl Change {
+    /// All columns and their values, in the order of the statement.
+    pub(super) fn terms(&self) -> impl Iterator<Item = &(String, Term)> {
+        self.columns.iter().chain(&self.conditions)
+    }
+
     /// Marker names in order of first appearance.
     pub(super) fn marker_names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
-        for (_, term) in &self.columns {
+        for (_, term) in self.terms() {
             if let Term::Marker(name) = term
                 && !names.contains(&name.as_str())
             {
@@ -125,15 +130,20 @@ impl Change {
     pub(super) fn sql(&self, table: &Table) -> Refused<String> {
         let names = self.marker_names();
         let (timestamp, expires, now) = (names.len() + 1, names.len() + 2, names.len() + 3);
-        for (column, _) in &self.columns {
+        for (column, _) in self.terms() {
             if !table.has(column) {
                 return Err(format!("{} has no column {column}", self.table));
             }
         }
         self.refuse_stored_otherwise(table)?;
+        // The columns by which the row is found.
+        let finding = match self.verb {
+            Verb::Insert => &self.columns,
+            Verb::Update | Verb::Delete => &self.conditions,
+        };
         let missing: Vec<&str> = table
             .key()
-            .filter(|key| !self.columns.iter().any(|(column, _)| column.eq_ignore_ascii_case(key)))
+            .filter(|key| !finding.iter().any(|(column, _)| column.eq_ignore_ascii_case(key)))
             .collect();
         if !missing.is_empty() || table.key().next().is_none() {
             return Err(match missing.first() {
@@ -148,6 +158,7 @@ impl Change {
                 ),
             });
         }
+        self.refuse_misplaced(table)?;
         let value = |term: &Term| match term {
             Term::Marker(name) => format!("?{}", names.iter().position(|n| n == name).map_or(0, |i| i + 1)),
             Term::Literal(text) => text.clone(),
@@ -157,13 +168,10 @@ impl Change {
         let is_key = |column: &str| table.key().any(|key| key.eq_ignore_ascii_case(column));
         if self.verb == Verb::Delete {
             let keys: Vec<_> = self
-                .columns
+                .conditions
                 .iter()
                 .map(|(column, term)| format!("{} = {}", quoted(column), value(term)))
                 .collect();
-            if keys.len() > table.key().count() {
-                return Err("for SQLite a DELETE is by the primary key alone".into());
-            }
             let _ = write!(
                 sql,
                 "DELETE FROM {t} WHERE {} AND coalesce({TIMESTAMP}, ?{timestamp}) <= ?{timestamp}",
@@ -171,8 +179,8 @@ impl Change {
             );
             return Ok(sql);
         }
-        let columns: Vec<_> = self.columns.iter().map(|(column, _)| quoted(column)).collect();
-        let values: Vec<_> = self.columns.iter().map(|(_, term)| value(term)).collect();
+        let columns: Vec<_> = self.terms().map(|(column, _)| quoted(column)).collect();
+        let values: Vec<_> = self.terms().map(|(_, term)| value(term)).collect();
         let keys: Vec<_> = table.key().map(quoted).collect();
         let _ = write!(
             sql,
@@ -220,6 +228,39 @@ impl Change {
             stays.join(" OR ")
         );
         Ok(sql)
+    }
+
+    /// Refuses what an upsert would write or ignore without an error: as in CQL, WHERE is the primary key, SET has none of it, and no column is named twice.
+    fn refuse_misplaced(&self, table: &Table) -> Refused<()> {
+        let is_key = |column: &str| table.key().any(|key| key.eq_ignore_ascii_case(column));
+        for list in [&self.columns, &self.conditions] {
+            for (i, (column, _)) in list.iter().enumerate() {
+                if list[..i]
+                    .iter()
+                    .any(|(earlier, _)| earlier.eq_ignore_ascii_case(column))
+                {
+                    return Err(format!("column {column} is named twice: name it once"));
+                }
+            }
+        }
+        if let Some((column, _)) = self.conditions.iter().find(|(column, _)| !is_key(column)) {
+            let verb = if self.verb == Verb::Update {
+                "an UPDATE"
+            } else {
+                "a DELETE"
+            };
+            return Err(format!(
+                "for SQLite {verb} is by the primary key alone: remove {column} from WHERE; a `when` can compare what a lookup has read"
+            ));
+        }
+        let set = self.columns.iter().find(|(column, _)| is_key(column));
+        match set.filter(|_| self.verb == Verb::Update) {
+            Some((column, _)) => Err(format!(
+                "column {column} is of the primary key of {}, which an UPDATE cannot change: remove it from SET",
+                self.table
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The condition of a write. As in CQL, an UPDATE whose values are all UNSET writes nothing; an INSERT always creates

@@ -333,8 +333,7 @@ impl Writer {
         let names = change.marker_names();
         let column_of = |marker: &str| {
             change
-                .columns
-                .iter()
+                .terms()
                 .find(|(_, term)| matches!(term, Term::Marker(name) if name == marker))
                 .map(|(c, _)| c)
         };
@@ -351,8 +350,7 @@ impl Writer {
             .chain(own)
             .collect();
         let key_markers = change
-            .columns
-            .iter()
+            .terms()
             .filter(|(column, _)| table.key().any(|key| key.eq_ignore_ascii_case(column)))
             .filter_map(|(column, term)| match term {
                 Term::Marker(marker) => names.iter().position(|n| n == marker).map(|i| (column.clone(), i)),
