@@ -293,6 +293,33 @@ bind = { user_id = "event.user.id" }
 }
 
 #[test]
+fn a_step_that_fails_as_its_case_expects_has_been_tried() {
+    let head = "schemas = { navigation = \"schemas/navigation.avsc\" }\n\
+        tables = { seen = \"id int PRIMARY KEY, kind text\" }";
+    // More than the table's int holds.
+    let case = "[[cases]]\nname = \"too large\"\n\
+        record.value = { id = 5000000000, kind = \"cart\", time = 0, user = { id = \"u1\" } }\n\
+        expect = '''{\"outcome\": \"dead_lettered\", \"dead_letter\": {\"step\": \"seen\"}}'''\n";
+    let pipeline = r#"
+[pipelines.keep.source]
+topics = ["navigation"]
+group = "keep"
+[pipelines.keep.dead_letter]
+topic = "dead"
+[[pipelines.keep.steps]]
+name = "seen"
+write = "INSERT INTO seen (id, kind) VALUES (:id, :kind)"
+"#;
+    let output = tried("failing", head, &[case.to_owned()], pipeline);
+    assert_eq!(
+        stdout(&output),
+        "ok   keep: too large\n1 passed, 0 failed\n",
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
     let head = "schemas = { a = \"schemas/navigation.avsc\", b = \"schemas/navigation.avsc\" }\n\
         [tables]\nprofiles = \"user_id text PRIMARY KEY, segment text\"\nseen = \"id bigint PRIMARY KEY, segment text\"";

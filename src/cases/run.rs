@@ -25,6 +25,9 @@ use crate::sink::letter;
 const CASE: &str = "messina-test.case";
 /// How long a record may take to end.
 const END: Duration = Duration::from_secs(10);
+/// The classes of failed attempts, and the levels by which they are counted.
+const CLASSES: [&str; 3] = ["transient", "permanent", "fatal"];
+const LEVELS: [&str; 3] = ["warn", "error", "fatal"];
 
 /// Why the cases could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -193,12 +196,16 @@ fn pipeline_of(case: &Case, config: &Config) -> Result<String, Error> {
     }
 }
 
-/// How often each step has run so far, by its name.
+/// How often each step has run so far, by its name. Failures count, too: a case may expect one.
 fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
     let metrics = &stage.running.metrics;
     let count = |step: &Step| {
         let of = &*step.name.value;
-        match &step.kind {
+        let failures = CLASSES
+            .iter()
+            .flat_map(|class| LEVELS.map(|level| metrics.failures_total.of([name, of, *class, level]).get()));
+        let failed: u64 = failures.sum();
+        let succeeded: u64 = match &step.kind {
             // References are read from memory, which is not timed, so count their outcomes instead.
             StepKind::Reference(_) => {
                 let came =
@@ -206,7 +213,8 @@ fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
                 came.iter().sum()
             }
             _ => metrics.step_seconds.of([name, of]).get_sample_count(),
-        }
+        };
+        succeeded + failed
     };
     let steps = pipeline.steps.iter();
     steps.map(|step| (step.name.value.clone(), count(step))).collect()
