@@ -366,6 +366,11 @@ fn what_cannot_be_run_is_told_in_words() {
             format!("{head}{tables}{case}pipeline = \"x\"\n"),
             "there is no pipeline x; there are navigation",
         ),
+        (
+            "expect",
+            format!("{head}{tables}{case}expect = 'null'\n"),
+            "line 9: case \"a\": expect: expected a JSON object such as {\"outcome\": \"done\"}, found null",
+        ),
         ("config", case.to_owned(), "say which configuration"),
     ] {
         let output = messina(&[file(name, &text).to_str().unwrap()]);

@@ -106,12 +106,8 @@ pub async fn run(
             let verdict = match stuck.get(name) {
                 Some(why) => Verdict::not_run(*number, case, name, why),
                 None => {
-                    let expected = expected(case);
-                    let named = expected
-                        .as_ref()
-                        .ok()
-                        .and_then(Option::as_ref)
-                        .map(|expected| &expected.rows);
+                    let expected = case.expected.as_ref();
+                    let named = expected.map(|expected| &expected.rows);
                     let (effects, ended) = run_case(&stage, *number, case, &pipelines[name], named).await?;
                     if !ended {
                         // Stop retrying: an attempt might succeed with the data of a later case, and be taken for that case's result.
@@ -220,24 +216,14 @@ fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
     steps.map(|step| (step.name.value.clone(), count(step))).collect()
 }
 
-/// The expectation of a case, if it has one. The error says in words why it cannot be read.
-fn expected(case: &Case) -> Result<Option<Effects>, String> {
-    let expect = case.expect.as_ref();
-    let read = expect.map(|expect| serde_json::from_str(expect.get_ref())).transpose();
-    read.map_err(|error| format!("expect: {error}"))
-}
-
 /// The failures of a case: how its effects differ from this expectation.
-fn judged(expected: Result<Option<Effects>, String>, effects: &Effects, tables: &Tables) -> Vec<String> {
-    match expected {
-        Ok(None) => vec!["the case has no `expect`; its result was:".to_owned(), shown(effects)],
-        Ok(Some(expected)) => {
-            let mut found = differences(&expected, effects);
-            found.extend(tables.unknown_columns(&expected.rows));
-            found
-        }
-        Err(error) => vec![error],
-    }
+fn judged(expected: Option<&Effects>, effects: &Effects, tables: &Tables) -> Vec<String> {
+    let Some(expected) = expected else {
+        return vec!["the case has no `expect`; its result was:".to_owned(), shown(effects)];
+    };
+    let mut found = differences(expected, effects);
+    found.extend(tables.unknown_columns(&expected.rows));
+    found
 }
 
 fn shown(effects: &Effects) -> String {
