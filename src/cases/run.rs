@@ -99,41 +99,47 @@ pub async fn run(
         };
         let mut stage = Stage::build(file, folder, own, sources.clone(), customs, references.clone()).await?;
         let cases = wanted.iter().zip(&named).zip(&documents);
-        for (((number, case), name), documents) in cases.filter(|((_, name), _)| pipelines.contains_key(*name)) {
-            documents::fill(&references, documents).map_err(|what| in_case(case, what))?;
-            let began = Instant::now();
-            let before = executions(&stage, name, &pipelines[name]);
-            let verdict = match stuck.get(name) {
-                Some(why) => Verdict::not_run(*number, case, name, why),
-                None => {
-                    let expected = case.expected.as_ref();
-                    let named = expected.map(|expected| &expected.rows);
-                    let (effects, ended) = run_case(&stage, *number, case, &pipelines[name], named).await?;
-                    if !ended {
-                        // Stop retrying: an attempt might succeed with the data of a later case, and be taken for that case's result.
-                        stage.running.end(name).await;
-                        stuck.insert(
-                            name.clone(),
-                            format!("an earlier case left the pipeline stuck: {}", case.name.get_ref()),
-                        );
+        let tried = async {
+            for (((number, case), name), documents) in cases.filter(|((_, name), _)| pipelines.contains_key(*name)) {
+                documents::fill(&references, documents).map_err(|what| in_case(case, what))?;
+                let began = Instant::now();
+                let before = executions(&stage, name, &pipelines[name]);
+                let verdict = match stuck.get(name) {
+                    Some(why) => Verdict::not_run(*number, case, name, why),
+                    None => {
+                        let expected = case.expected.as_ref();
+                        let named = expected.map(|expected| &expected.rows);
+                        let (effects, ended) = run_case(&stage, *number, case, &pipelines[name], named).await?;
+                        if !ended {
+                            // Stop retrying: an attempt might succeed with the data of a later case, and be taken for that case's result.
+                            stage.running.end(name).await;
+                            stuck.insert(
+                                name.clone(),
+                                format!("an earlier case left the pipeline stuck: {}", case.name.get_ref()),
+                            );
+                        }
+                        let mut verdict = Verdict::new(*number, case, name, began.elapsed());
+                        verdict.failures = judged(expected, &effects, &stage.tables);
+                        verdict.effects = Some(effects);
+                        verdict
                     }
-                    let mut verdict = Verdict::new(*number, case, name, began.elapsed());
-                    verdict.failures = judged(expected, &effects, &stage.tables);
-                    verdict.effects = Some(effects);
-                    verdict
-                }
-            };
-            report.covered(
-                name,
-                &pipelines[name],
-                &before,
-                &executions(&stage, name, &pipelines[name]),
-                &verdict,
-            );
-            report.verdicts.push(verdict);
+                };
+                report.covered(
+                    name,
+                    &pipelines[name],
+                    &before,
+                    &executions(&stage, name, &pipelines[name]),
+                    &verdict,
+                );
+                report.verdicts.push(verdict);
+            }
+            Ok::<(), Error>(())
         }
+        .await;
+        // Also after an error: this process may have another file to try.
         fix_now(None);
         stage.close().await;
+        tried?;
     }
     report.verdicts.sort_by_key(|verdict| verdict.number);
     Ok(report)
