@@ -290,6 +290,26 @@ fn the_environment_wins_over_files() {
 }
 
 #[test]
+fn a_pipeline_without_topics_may_be_a_misspelling_of_one_with_them() {
+    let step = "[[pipelines.user-event.steps]]\nname = \"own\"\nfilter = \"event.own\"\n";
+    let order = "MESSINA__PIPELINES__USER_EVNTS__ORDER";
+    let reset = "MESSINA__PIPELINES__USER_EVNTS__SOURCE__OFFSET_RESET";
+    for (texts, env, key) in [
+        (&[BASE][..], &[(order, "none")][..], "source"),
+        (&[BASE], &[(reset, "latest")], "topics"),
+        (&[BASE, step], &[], "source"),
+    ] {
+        let found = refused(texts, env);
+        let missing = format!("`{key}` is missing in `");
+        let finding = found.iter().find(|finding| finding.message.starts_with(&missing));
+        let help = &finding.unwrap_or_else(|| panic!("{found}")).help;
+        assert!(help[0].ends_with("; did you mean `user-events`?"), "{help:?}");
+    }
+    let other = refused(&[BASE, "[pipelines.clicks]\norder = \"key\"\n"], &[]);
+    assert!(!other.to_string().contains("did you mean"), "{other}");
+}
+
+#[test]
 fn mistakes_in_the_environment_name_the_variable() {
     let variables = [
         ("MESSINA__KAFKA__BORKERS", "kafka-1:9092"),
