@@ -161,7 +161,7 @@ pub async fn on_user_signals(change: impl Fn(bool)) {
 }
 
 /// The exit codes of sysexits that Messina uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
     /// Wrong arguments.
     Usage = 64,

@@ -115,6 +115,59 @@ fn that_no_case_is_meant_is_an_error() {
 }
 
 #[test]
+fn a_bad_file_leaves_the_others_their_results() {
+    let good = example();
+    let bad = file("bad", "config = [\"example.toml\"]\n[[cases]]\nnome = \"a\"\n");
+    let junit = bad.with_file_name("junit.xml");
+    // An earlier run may have left it.
+    let _ = std::fs::remove_file(&junit);
+    let (good, bad, junit) = (good.to_str().unwrap(), bad.to_str().unwrap(), junit.to_str().unwrap());
+    let output = messina(&[bad, good, "--only", "heartbeat", "--junit", junit]);
+    let (said, why) = (stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(78), "{said}{why}");
+    assert!(why.contains(&format!("{bad}: ")) && why.contains("nome"), "{why}");
+    assert!(
+        said.contains("ok   navigation: a heartbeat is not kept\n")
+            && said.ends_with(&format!(
+                "no result: {bad}\n1 passed, 0 failed, 1 file without result\n"
+            )),
+        "{said}"
+    );
+    let junit = std::fs::read_to_string(junit).unwrap();
+    assert!(junit.contains("tests=\"2\" failures=\"0\" errors=\"1\""), "{junit}");
+    assert!(
+        junit.contains("a heartbeat is not kept") && junit.contains("<error message="),
+        "{junit}"
+    );
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_a_wrong_argument() {
+    let junit = "no/such/folder/junit.xml";
+    let output = messina(&[example().to_str().unwrap(), "--only", "heartbeat", "--junit", junit]);
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+    assert!(
+        stderr(&output).ends_with("No such file or directory (os error 2)\n")
+            && stderr(&output).contains(&format!("error: cannot write {junit}: ")),
+        "{}",
+        stderr(&output)
+    );
+    assert!(stdout(&output).ends_with("1 passed, 0 failed\n"), "{}", stdout(&output));
+}
+
+#[test]
+fn what_the_check_warns_of_is_said() {
+    let head = "schemas = { navigation = \"schemas/navigation.avsc\" }";
+    let case = "[[cases]]\nname = \"a\"\n\
+        record.value = { id = 1, kind = \"cart\", time = 0, user = { id = \"u1\" } }\nexpect = '{}'\n";
+    // Neither publishes nor writes.
+    let pipeline = "[pipelines.p.source]\ntopics = [\"navigation\"]\ngroup = \"p\"\n";
+    let output = tried("warned", head, &[case.to_owned()], pipeline);
+    one_passed(&output);
+    assert!(stderr(&output).contains("warning[MES"), "{}", stderr(&output));
+}
+
+#[test]
 fn an_interrupt_leaves_nothing_behind() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cases-interrupted");
     // An earlier run may have left the folder.
@@ -293,6 +346,33 @@ bind = { user_id = "event.user.id" }
 }
 
 #[test]
+fn a_step_that_fails_as_its_case_expects_has_been_tried() {
+    let head = "schemas = { navigation = \"schemas/navigation.avsc\" }\n\
+        tables = { seen = \"id int PRIMARY KEY, kind text\" }";
+    // More than the table's int holds.
+    let case = "[[cases]]\nname = \"too large\"\n\
+        record.value = { id = 5000000000, kind = \"cart\", time = 0, user = { id = \"u1\" } }\n\
+        expect = '''{\"outcome\": \"dead_lettered\", \"dead_letter\": {\"step\": \"seen\"}}'''\n";
+    let pipeline = r#"
+[pipelines.keep.source]
+topics = ["navigation"]
+group = "keep"
+[pipelines.keep.dead_letter]
+topic = "dead"
+[[pipelines.keep.steps]]
+name = "seen"
+write = "INSERT INTO seen (id, kind) VALUES (:id, :kind)"
+"#;
+    let output = tried("failing", head, &[case.to_owned()], pipeline);
+    assert_eq!(
+        stdout(&output),
+        "ok   keep: too large\n1 passed, 0 failed\n",
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
     let head = "schemas = { a = \"schemas/navigation.avsc\", b = \"schemas/navigation.avsc\" }\n\
         [tables]\nprofiles = \"user_id text PRIMARY KEY, segment text\"\nseen = \"id bigint PRIMARY KEY, segment text\"";
@@ -342,6 +422,11 @@ fn what_cannot_be_run_is_told_in_words() {
             "pipeline",
             format!("{head}{tables}{case}pipeline = \"x\"\n"),
             "there is no pipeline x; there are navigation",
+        ),
+        (
+            "expect",
+            format!("{head}{tables}{case}expect = 'null'\n"),
+            "line 9: case \"a\": expect: expected a JSON object such as {\"outcome\": \"done\"}, found null",
         ),
         ("config", case.to_owned(), "say which configuration"),
     ] {

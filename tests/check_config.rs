@@ -290,6 +290,43 @@ fn the_environment_wins_over_files() {
 }
 
 #[test]
+fn a_store_with_a_host_is_told_as_the_path_that_it_means() {
+    let refuses = |store: &str| {
+        let found = refused(&[&format!("store = \"{store}\"\n{BASE}")], &[]);
+        let finding = found.iter().next().expect("a finding");
+        assert_eq!(finding.message, "`store` is not an embedded store");
+        finding.help[0].clone()
+    };
+    assert_eq!(
+        refuses("sqlite://x.db"),
+        "write store = \"sqlite:x.db\": what follows `sqlite:` is a path"
+    );
+    assert!(refuses("sqlite://").contains("\"sqlite:PATH\""));
+    let config = loaded(&[&format!("store = \"sqlite:///srv/x.db\"\n{BASE}")], &[]);
+    assert_eq!(config.sqlite_path(), Some("///srv/x.db"));
+}
+
+#[test]
+fn a_pipeline_without_topics_may_be_a_misspelling_of_one_with_them() {
+    let step = "[[pipelines.user-event.steps]]\nname = \"own\"\nfilter = \"event.own\"\n";
+    let order = "MESSINA__PIPELINES__USER_EVNTS__ORDER";
+    let reset = "MESSINA__PIPELINES__USER_EVNTS__SOURCE__OFFSET_RESET";
+    for (texts, env, key) in [
+        (&[BASE][..], &[(order, "none")][..], "source"),
+        (&[BASE], &[(reset, "latest")], "topics"),
+        (&[BASE, step], &[], "source"),
+    ] {
+        let found = refused(texts, env);
+        let missing = format!("`{key}` is missing in `");
+        let finding = found.iter().find(|finding| finding.message.starts_with(&missing));
+        let help = &finding.unwrap_or_else(|| panic!("{found}")).help;
+        assert!(help[0].ends_with("; did you mean `user-events`?"), "{help:?}");
+    }
+    let other = refused(&[BASE, "[pipelines.clicks]\norder = \"key\"\n"], &[]);
+    assert!(!other.to_string().contains("did you mean"), "{other}");
+}
+
+#[test]
 fn mistakes_in_the_environment_name_the_variable() {
     let variables = [
         ("MESSINA__KAFKA__BORKERS", "kafka-1:9092"),

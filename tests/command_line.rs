@@ -183,7 +183,7 @@ fn a_database_of_another_folder_is_told_with_its_whole_path() {
     for (arguments, says) in [
         (
             &["check", "--online", "-c", &config][..],
-            "unable to open database file",
+            "shop.db: the file does not exist yet, so its tables cannot be checked: the start creates it",
         ),
         (&["run", "-c", &config], "SQLite has no table users"),
         (&["check", "--online", "-c", &config], "SQLite has no table users"),

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::judge::Effects;
+
 /// A file of cases. Paths are relative to it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +49,9 @@ pub struct Case {
     pub record: Record,
     /// The expected result, as JSON.
     pub expect: Option<Spanned<String>>,
+    /// The same, as [`parse`] has read it.
+    #[serde(skip)]
+    pub expected: Option<Effects>,
 }
 
 /// The record of a case.
@@ -68,12 +73,37 @@ pub struct Record {
     pub headers: BTreeMap<String, String>,
 }
 
-/// Parses the text of a case file.
+/// Parses the text of a case file, with its expectations.
 ///
 /// # Errors
 /// In words, what is wrong, and where.
 pub fn parse(text: &str) -> Result<CaseFile, String> {
-    toml::from_str(text).map_err(|error| error.to_string())
+    let mut file: CaseFile = toml::from_str(text).map_err(|error| error.to_string())?;
+    for case in &mut file.cases {
+        let Some(expect) = &case.expect else { continue };
+        let expected = Effects::parse(expect.get_ref()).map_err(|(line, what)| {
+            let (line, name) = (line_in_file(text, expect.span(), line), case.name.get_ref());
+            format!("line {line}: case \"{name}\": expect: {what}")
+        })?;
+        case.expected = Some(expected);
+    }
+    Ok(file)
+}
+
+/// The line of the file, from 1, for a line of a text in it. Only a text in three quotes has lines, and only without escapes they are those of the
+/// file; for others it is the line of the first quote.
+fn line_in_file(text: &str, place: Range<usize>, line: usize) -> usize {
+    let first = text[..place.start].matches('\n').count() + 1;
+    let literal = &text[place];
+    let inner = literal.strip_prefix("'''").or_else(|| {
+        let inner = literal.strip_prefix("\"\"\"")?;
+        (!inner.contains('\\')).then_some(inner)
+    });
+    // A line break after the opening quotes is not part of the text.
+    inner.map_or(first, |inner| {
+        let skipped = inner.starts_with('\n') || inner.starts_with("\r\n");
+        first + usize::from(skipped) + line.saturating_sub(1)
+    })
 }
 
 /// A new expectation, and where it goes.
@@ -168,6 +198,50 @@ record.raw = "x"
     fn an_unknown_key_is_told_with_its_line() {
         let error = parse("[[cases]]\nname = \"a\"\nrecord.valeu = 1\n").unwrap_err();
         assert!(error.contains("valeu") && error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn an_expectation_that_cannot_be_read_is_told_with_its_line() {
+        let refused = |expect: &str| {
+            let text = format!("[[cases]]\nname = \"a\"\nexpect = {expect}\nrecord.raw = \"x\"\n");
+            parse(&text).map(|_| ()).unwrap_err()
+        };
+        for (expect, said) in [
+            (
+                "'''{\"outcome\": done}'''",
+                "line 3: case \"a\": expect: expected value",
+            ),
+            (
+                "'''\n{\n\"outcome\": done}'''",
+                "line 5: case \"a\": expect: expected value",
+            ),
+            (
+                "\"\"\"\r\n{\"outcomes\": 1}\"\"\"",
+                "line 4: case \"a\": expect: unknown field `outcomes`",
+            ),
+            (
+                "\"\"\"\n\n{\\u007D]\"\"\"",
+                "line 3: case \"a\": expect: trailing characters",
+            ),
+            ("\"{\\n}]\"", "line 3: case \"a\": expect: trailing characters"),
+            ("''", "line 3: case \"a\": expect: EOF while parsing a value"),
+            (
+                "'null'",
+                "line 3: case \"a\": expect: expected a JSON object such as {\"outcome\": \"done\"}, found null",
+            ),
+            (
+                "'[]'",
+                "line 3: case \"a\": expect: expected a JSON object such as {\"outcome\": \"done\"}, found []",
+            ),
+            (
+                "'{\"dead_letter\": []}'",
+                "line 3: case \"a\": expect: dead_letter: expected a JSON object such as {\"step\": \"profile\"}, found []",
+            ),
+        ] {
+            let error = refused(expect);
+            assert!(error.starts_with(said), "{expect}: {error}");
+            assert!(!error.contains(" at line "), "{expect}: {error}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value as Json};
 
 use super::from_json::instant;
+use crate::store::convert::shorten;
 
 /// The outcomes of a record.
 pub(super) const OUTCOMES: [&str; 3] = ["done", "skipped", "dead_lettered"];
@@ -38,6 +39,35 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// An expectation, from its JSON text. Lists are refused: serde would take their items for the fields in their order, and an empty list for no
+    /// expectation at all.
+    ///
+    /// # Errors
+    /// The line of the text, from 1, and in words what is wrong.
+    pub fn parse(text: &str) -> Result<Effects, (usize, String)> {
+        let told = |error: serde_json::Error| {
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            let what = error.to_string();
+            (error.line(), what.strip_suffix(&place).unwrap_or(&what).to_owned())
+        };
+        let wrong = |what: &str, example: &str, found: &Json| {
+            let found = shorten(&found.to_string(), 60);
+            Err((
+                1,
+                format!("{what}expected a JSON object such as {example}, found {found}"),
+            ))
+        };
+        let json: Json = serde_json::from_str(text).map_err(told)?;
+        if !json.is_object() {
+            return wrong("", "{\"outcome\": \"done\"}", &json);
+        }
+        if let Some(list) = json.get("dead_letter").filter(|letter| letter.is_array()) {
+            return wrong("dead_letter: ", "{\"step\": \"profile\"}", list);
+        }
+        // From the text, so that what is wrong has its line.
+        serde_json::from_str(text).map_err(told)
+    }
+
     /// Whether the record has ended; otherwise this is the state when the time was up.
     pub fn have_ended(&self) -> bool {
         let outcome = self.outcome.as_deref();

@@ -16,6 +16,8 @@ pub type Covered = BTreeMap<String, u64>;
 pub struct Report {
     /// In the order of the file.
     pub verdicts: Vec<Verdict>,
+    /// Files whose cases have no verdicts, and why, in words.
+    pub broken: Vec<(String, String)>,
     coverage: BTreeMap<String, Coverage>,
 }
 
@@ -126,8 +128,17 @@ impl Report {
         for line in self.gaps() {
             let _ = writeln!(text, "not tried: {line}");
         }
+        // Why has been said on stderr.
+        for (file, _) in &self.broken {
+            let _ = writeln!(text, "no result: {file}");
+        }
         let failed = self.failed();
-        let _ = writeln!(text, "{} passed, {failed} failed", self.verdicts.len() - failed);
+        let _ = write!(text, "{} passed, {failed} failed", self.verdicts.len() - failed);
+        let _ = match self.broken.len() {
+            0 => writeln!(text),
+            1 => writeln!(text, ", 1 file without result"),
+            files => writeln!(text, ", {files} files without result"),
+        };
         text
     }
 
@@ -153,9 +164,10 @@ impl Report {
         let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
         let _ = writeln!(
             xml,
-            "<testsuite name=\"messina\" tests=\"{}\" failures=\"{}\" time=\"{}\">",
-            self.verdicts.len(),
+            "<testsuite name=\"messina\" tests=\"{}\" failures=\"{}\" errors=\"{}\" time=\"{}\">",
+            self.verdicts.len() + self.broken.len(),
             self.failed(),
+            self.broken.len(),
             seconds(total)
         );
         for verdict in &self.verdicts {
@@ -175,6 +187,15 @@ impl Report {
                 ">\n    <failure message=\"{}\">{}</failure>\n  </testcase>",
                 escaped(&verdict.failures[0]),
                 escaped(&verdict.failures.join("\n"))
+            );
+        }
+        for (file, why) in &self.broken {
+            let _ = writeln!(
+                xml,
+                "  <testcase classname=\"messina\" name=\"{}\">\n    <error message=\"{}\">{}</error>\n  </testcase>",
+                escaped(file),
+                escaped(why.lines().next().unwrap_or_default()),
+                escaped(why)
             );
         }
         xml.push_str("</testsuite>\n");
@@ -235,6 +256,7 @@ mod tests {
                 verdict("one", &[]),
                 verdict("two <&>", &["value.a: expected 1,\ncame \"2\""]),
             ],
+            broken: vec![],
             coverage: [("p".to_owned(), Coverage { cases: 2, steps })].into(),
         };
         assert_eq!(
@@ -244,10 +266,31 @@ mod tests {
         );
         let junit = report.junit();
         assert!(
-            junit.contains("<testsuite name=\"messina\" tests=\"2\" failures=\"1\" time=\"0.024\">"),
+            junit.contains("<testsuite name=\"messina\" tests=\"2\" failures=\"1\" errors=\"0\" time=\"0.024\">"),
             "{junit}"
         );
         assert!(junit.contains("name=\"two &lt;&amp;&gt;\""), "{junit}");
         assert!(junit.contains("came &quot;2&quot;"), "{junit}");
+    }
+
+    #[test]
+    fn a_file_without_result_is_told_and_is_an_error_for_build_servers() {
+        let report = Report {
+            verdicts: vec![verdict("one", &[])],
+            broken: vec![("bad.toml".to_owned(), "line 3: <what>\nand more".to_owned())],
+            ..Report::default()
+        };
+        assert_eq!(
+            report.human(),
+            "ok   p: one\nno result: bad.toml\n1 passed, 0 failed, 1 file without result\n"
+        );
+        let junit = report.junit();
+        assert!(junit.contains("tests=\"2\" failures=\"0\" errors=\"1\""), "{junit}");
+        assert!(
+            junit.contains(
+                "name=\"bad.toml\">\n    <error message=\"line 3: &lt;what&gt;\">line 3: &lt;what&gt;&#10;and more</error>"
+            ),
+            "{junit}"
+        );
     }
 }

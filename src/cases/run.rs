@@ -25,6 +25,9 @@ use crate::sink::letter;
 const CASE: &str = "messina-test.case";
 /// How long a record may take to end.
 const END: Duration = Duration::from_secs(10);
+/// The classes of failed attempts, and the levels by which they are counted.
+const CLASSES: [&str; 3] = ["transient", "permanent", "fatal"];
+const LEVELS: [&str; 3] = ["warn", "error", "fatal"];
 
 /// Why the cases could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -96,45 +99,47 @@ pub async fn run(
         };
         let mut stage = Stage::build(file, folder, own, sources.clone(), customs, references.clone()).await?;
         let cases = wanted.iter().zip(&named).zip(&documents);
-        for (((number, case), name), documents) in cases.filter(|((_, name), _)| pipelines.contains_key(*name)) {
-            documents::fill(&references, documents).map_err(|what| in_case(case, what))?;
-            let began = Instant::now();
-            let before = executions(&stage, name, &pipelines[name]);
-            let verdict = match stuck.get(name) {
-                Some(why) => Verdict::not_run(*number, case, name, why),
-                None => {
-                    let expected = expected(case);
-                    let named = expected
-                        .as_ref()
-                        .ok()
-                        .and_then(Option::as_ref)
-                        .map(|expected| &expected.rows);
-                    let (effects, ended) = run_case(&stage, *number, case, &pipelines[name], named).await?;
-                    if !ended {
-                        // Stop retrying: an attempt might succeed with the data of a later case, and be taken for that case's result.
-                        stage.running.end(name).await;
-                        stuck.insert(
-                            name.clone(),
-                            format!("an earlier case left the pipeline stuck: {}", case.name.get_ref()),
-                        );
+        let tried = async {
+            for (((number, case), name), documents) in cases.filter(|((_, name), _)| pipelines.contains_key(*name)) {
+                documents::fill(&references, documents).map_err(|what| in_case(case, what))?;
+                let began = Instant::now();
+                let before = executions(&stage, name, &pipelines[name]);
+                let verdict = match stuck.get(name) {
+                    Some(why) => Verdict::not_run(*number, case, name, why),
+                    None => {
+                        let expected = case.expected.as_ref();
+                        let named = expected.map(|expected| &expected.rows);
+                        let (effects, ended) = run_case(&stage, *number, case, &pipelines[name], named).await?;
+                        if !ended {
+                            // Stop retrying: an attempt might succeed with the data of a later case, and be taken for that case's result.
+                            stage.running.end(name).await;
+                            stuck.insert(
+                                name.clone(),
+                                format!("an earlier case left the pipeline stuck: {}", case.name.get_ref()),
+                            );
+                        }
+                        let mut verdict = Verdict::new(*number, case, name, began.elapsed());
+                        verdict.failures = judged(expected, &effects, &stage.tables);
+                        verdict.effects = Some(effects);
+                        verdict
                     }
-                    let mut verdict = Verdict::new(*number, case, name, began.elapsed());
-                    verdict.failures = judged(expected, &effects, &stage.tables);
-                    verdict.effects = Some(effects);
-                    verdict
-                }
-            };
-            report.covered(
-                name,
-                &pipelines[name],
-                &before,
-                &executions(&stage, name, &pipelines[name]),
-                &verdict,
-            );
-            report.verdicts.push(verdict);
+                };
+                report.covered(
+                    name,
+                    &pipelines[name],
+                    &before,
+                    &executions(&stage, name, &pipelines[name]),
+                    &verdict,
+                );
+                report.verdicts.push(verdict);
+            }
+            Ok::<(), Error>(())
         }
+        .await;
+        // Also after an error: this process may have another file to try.
         fix_now(None);
         stage.close().await;
+        tried?;
     }
     report.verdicts.sort_by_key(|verdict| verdict.number);
     Ok(report)
@@ -193,12 +198,16 @@ fn pipeline_of(case: &Case, config: &Config) -> Result<String, Error> {
     }
 }
 
-/// How often each step has run so far, by its name.
+/// How often each step has run so far, by its name. Failures count, too: a case may expect one.
 fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
     let metrics = &stage.running.metrics;
     let count = |step: &Step| {
         let of = &*step.name.value;
-        match &step.kind {
+        let failures = CLASSES
+            .iter()
+            .flat_map(|class| LEVELS.map(|level| metrics.failures_total.of([name, of, *class, level]).get()));
+        let failed: u64 = failures.sum();
+        let succeeded: u64 = match &step.kind {
             // References are read from memory, which is not timed, so count their outcomes instead.
             StepKind::Reference(_) => {
                 let came =
@@ -206,30 +215,21 @@ fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
                 came.iter().sum()
             }
             _ => metrics.step_seconds.of([name, of]).get_sample_count(),
-        }
+        };
+        succeeded + failed
     };
     let steps = pipeline.steps.iter();
     steps.map(|step| (step.name.value.clone(), count(step))).collect()
 }
 
-/// The expectation of a case, if it has one. The error says in words why it cannot be read.
-fn expected(case: &Case) -> Result<Option<Effects>, String> {
-    let expect = case.expect.as_ref();
-    let read = expect.map(|expect| serde_json::from_str(expect.get_ref())).transpose();
-    read.map_err(|error| format!("expect: {error}"))
-}
-
 /// The failures of a case: how its effects differ from this expectation.
-fn judged(expected: Result<Option<Effects>, String>, effects: &Effects, tables: &Tables) -> Vec<String> {
-    match expected {
-        Ok(None) => vec!["the case has no `expect`; its result was:".to_owned(), shown(effects)],
-        Ok(Some(expected)) => {
-            let mut found = differences(&expected, effects);
-            found.extend(tables.unknown_columns(&expected.rows));
-            found
-        }
-        Err(error) => vec![error],
-    }
+fn judged(expected: Option<&Effects>, effects: &Effects, tables: &Tables) -> Vec<String> {
+    let Some(expected) = expected else {
+        return vec!["the case has no `expect`; its result was:".to_owned(), shown(effects)];
+    };
+    let mut found = differences(expected, effects);
+    found.extend(tables.unknown_columns(&expected.rows));
+    found
 }
 
 fn shown(effects: &Effects) -> String {

@@ -11,6 +11,7 @@ use crate::app::StartError;
 use crate::cases::file::{self, CaseFile, Update};
 use crate::cases::report::{Report, Verdict};
 use crate::cases::{self, Error};
+use crate::config::Diagnostics;
 use crate::custom::CustomSteps;
 use crate::shutdown::{self, Exit};
 
@@ -37,6 +38,34 @@ pub struct Test {
 /// The most names of cases to list if no case matches.
 const NAMES: usize = 10;
 
+/// Why a file's cases have no verdicts.
+enum Ended {
+    /// The command ends so, whatever files are left.
+    Command(anyhow::Result<ExitCode>),
+    /// This file cannot be tried, or its expectations cannot be written: the exit code, and why. It has been said on stderr.
+    File(Exit, String),
+}
+
+impl From<anyhow::Error> for Ended {
+    fn from(error: anyhow::Error) -> Ended {
+        Ended::Command(Err(error))
+    }
+}
+
+impl Ended {
+    /// Says why nothing comes of a file.
+    fn file(exit: Exit, why: String) -> Ended {
+        say!("{why}");
+        Ended::File(exit, why)
+    }
+
+    /// The same for findings in its configuration.
+    fn findings(findings: &Diagnostics) -> Ended {
+        print(findings);
+        Ended::File(Exit::Config, findings.human(false))
+    }
+}
+
 /// Runs the cases.
 pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let runtime = runtime(Some(2))?;
@@ -44,44 +73,61 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let mut signal = std::pin::pin!(shutdown::requested_or_hung_up());
     let mut all = Report::default();
     let mut names = Vec::new();
+    // Of the files without verdicts. The higher code counts: a file that is wrong before what the machine lacks.
+    let mut worst: Option<Exit> = None;
     for path in &args.cases {
-        let read = std::fs::read_to_string(path).map_err(|e| e.to_string());
-        let (text, file) = match read.and_then(|text| file::parse(&text).map(|file| (text, file))) {
-            Ok(read) => read,
-            Err(error) => {
-                say!("{}: {error}", path.display());
-                return Ok(Exit::Config.into());
+        let tried = read(path).and_then(|(text, file)| {
+            names.extend(file.cases.iter().map(|case| case.name.get_ref().clone()));
+            let mut report = runtime.block_on(run_file(&args, path, &file, customs, &mut signal))?;
+            if args.update {
+                update(path, &text, &file, &mut report)?;
             }
-        };
-        let mut report = match runtime.block_on(run_file(&args, path, &file, customs, &mut signal)) {
-            Ok(report) => report,
-            Err(code) => {
+            Ok(report)
+        });
+        match tried {
+            Ok(mut report) => {
+                all.verdicts.append(&mut report.verdicts);
+                all.take_coverage(report);
+            }
+            Err(Ended::File(exit, why)) => {
+                all.broken.push((path.display().to_string(), why));
+                worst = worst.max(Some(exit));
+            }
+            Err(Ended::Command(result)) => {
                 // Calls to the embedded brokers may still wait for an answer that nobody needs any more.
                 runtime.shutdown_background();
-                return Ok(code);
+                return result;
             }
-        };
-        if args.update {
-            update(path, &text, &file, &mut report)?;
         }
-        all.verdicts.append(&mut report.verdicts);
-        all.take_coverage(report);
-        names.extend(file.cases.into_iter().map(|case| case.name.into_inner()));
     }
-    if let Some(only) = &args.only
+    if worst.is_some() {
+        // As above.
+        runtime.shutdown_background();
+    } else if let Some(only) = &args.only
         && all.verdicts.is_empty()
     {
         return Err(none_has(only, &names).into());
     }
     answer(&all.human())?;
     if let Some(path) = &args.junit {
-        std::fs::write(path, all.junit()).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, all.junit()).map_err(|error| Trouble::Usage(cannot_write(path, &error)))?;
     }
-    Ok(if all.failed() == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    Ok(match worst {
+        Some(exit) => exit.into(),
+        None if all.failed() == 0 => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
     })
+}
+
+/// Reads a file of cases, and returns its text, too.
+fn read(path: &Path) -> Result<(String, CaseFile), Ended> {
+    let read = std::fs::read_to_string(path).map_err(|e| e.to_string());
+    read.and_then(|text| file::parse(&text).map(|file| (text, file)))
+        .map_err(|error| Ended::file(Exit::Config, format!("{}: {error}", path.display())))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> String {
+    format!("cannot write {}: {error}", path.display())
 }
 
 /// The error if no case matches.
@@ -94,14 +140,14 @@ fn none_has(only: &str, names: &[String]) -> Trouble {
     Trouble::Usage(text)
 }
 
-/// Runs the cases of a file, or returns the exit code. A signal drops the future and with it the cases' environment.
+/// Runs the cases of a file. A signal drops the future and with it the cases' environment.
 async fn run_file(
     args: &Test,
     path: &Path,
     file: &CaseFile,
     customs: &CustomSteps,
     signal: impl Future<Output = std::io::Result<&'static str>>,
-) -> Result<Report, ExitCode> {
+) -> Result<Report, Ended> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let files = if args.config.is_empty() {
         file.config.iter().map(|config| folder.join(config)).collect()
@@ -109,58 +155,48 @@ async fn run_file(
         args.config.clone()
     };
     if files.is_empty() {
-        say!(
-            "{}: say which configuration: config = [\"FILE\"], or --config FILE",
-            path.display()
-        );
-        return Err(Exit::Config.into());
+        let why = "say which configuration: config = [\"FILE\"], or --config FILE";
+        return Err(Ended::file(Exit::Config, format!("{}: {why}", path.display())));
     }
-    let (config, sources, _) = match (ConfigFiles { files }).load_leaving(&ELSEWHERE) {
-        Ok(loaded) => loaded,
-        Err(findings) => {
-            print(&findings);
-            return Err(Exit::Config.into());
-        }
-    };
+    let loaded = (ConfigFiles { files }).load_leaving(&ELSEWHERE);
+    let (config, sources, warnings) = loaded.map_err(|findings| Ended::findings(&findings))?;
+    print(&warnings);
     let report = tokio::select! {
         biased;
-        signal = signal => return Err(match signal {
-            Ok(_) => {
-                say!("stopped before the last case");
-                ExitCode::from(130)
-            }
-            Err(error) => {
-                say!("cannot listen to signals: {error}");
-                Exit::Unavailable.into()
-            }
-        }),
+        signal = signal => {
+            let code = match signal {
+                Ok(_) => {
+                    say!("stopped before the last case");
+                    ExitCode::from(130)
+                }
+                Err(error) => {
+                    say!("cannot listen to signals: {error}");
+                    Exit::Unavailable.into()
+                }
+            };
+            return Err(Ended::Command(Ok(code)));
+        }
         report = cases::run(file, folder, config, sources, customs, args.only.as_deref()) => report,
     };
     report.map_err(|error| match error {
-        Error::Start(StartError::Config(findings)) => {
-            print(&findings);
-            Exit::Config.into()
-        }
-        Error::File(_) => {
-            say!("{}: {error}", path.display());
-            Exit::Config.into()
-        }
-        Error::Start(_) | Error::Environment(_) => {
-            say!("{error}");
-            Exit::Unavailable.into()
-        }
+        Error::Start(StartError::Config(findings)) => Ended::findings(&findings),
+        Error::File(_) => Ended::file(Exit::Config, format!("{}: {error}", path.display())),
+        Error::Start(_) | Error::Environment(_) => Ended::file(Exit::Unavailable, error.to_string()),
     })
 }
 
 /// Writes the effects of failed cases into their file as expectations. These cases then count as passed.
-fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> anyhow::Result<()> {
+fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> Result<(), Ended> {
     let updates = updates(file, &mut report.verdicts)?;
     if updates.is_empty() {
         return Ok(());
     }
-    answer(&format!("{}: {} expectations written\n", path.display(), updates.len()))?;
-    let new = file::updated(text, updates).map_err(anyhow::Error::msg)?;
-    std::fs::write(path, new).with_context(|| format!("cannot write {}", path.display()))
+    let written = updates.len();
+    let new = file::updated(text, updates)
+        .map_err(|error| Ended::file(Exit::Config, format!("{}: {error}", path.display())))?;
+    std::fs::write(path, new).map_err(|error| Ended::file(Exit::Usage, cannot_write(path, &error)))?;
+    answer(&format!("{}: {written} expectations written\n", path.display())).map_err(anyhow::Error::from)?;
+    Ok(())
 }
 
 /// The effects of failed cases, each with the place of its expectation. A record that has not ended yields no expectation, and its case

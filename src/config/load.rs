@@ -177,6 +177,15 @@ fn read(cx: &Context<'_>, root: &Table) -> Option<Config> {
         }
         let store = text(field.clone())?;
         match store.strip_prefix("sqlite:") {
+            // As in a URI, where a host follows two slashes, and a path three.
+            Some(path) if path.starts_with("//") && !path.starts_with("///") => {
+                let path = match path.trim_start_matches('/') {
+                    "" => "PATH",
+                    path => path,
+                };
+                let remedy = format!("write store = \"sqlite:{path}\": what follows `sqlite:` is a path");
+                field.malformed("an embedded store", &remedy)
+            }
             Some(path) if !path.is_empty() => Some(store),
             _ => field.malformed(
                 "an embedded store",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::document::{Entry, Value};
 use super::reader::{Field, Section, all, spanned_or};
 use super::shape::Shape;
+use super::suggest::nearest;
 use super::values::{count, positive_duration};
 use super::{DeadLetter, Sink, Source, Span, Spanned, Step};
 
@@ -86,7 +87,10 @@ impl Pipeline {
         let delivery = section.optional("delivery", delivery);
         let transaction_interval = section.optional("transaction_interval", interval);
         let consumers = section.optional("consumers", count);
-        let source = section.required("source", SOURCE_EXAMPLE, Source::read);
+        let meant = meant(pipelines, &entry.key);
+        let source = section.required("source", &format!("{SOURCE_EXAMPLE}{meant}"), |field| {
+            Source::read(field, &meant)
+        });
         let steps = section.or("steps", vec![], |field| all(field.items()?.into_iter().map(Step::read)));
         let sink = section.optional("sink", Sink::read);
         let dead_letter = section.optional("dead_letter", DeadLetter::read);
@@ -108,6 +112,23 @@ impl Pipeline {
             sink: sink?,
             dead_letter: dead_letter?,
         })
+    }
+}
+
+/// What to add to the remedy if this pipeline's source is missing: its name may be a misspelling of that of a pipeline which has one.
+fn meant(pipelines: &Section<'_>, name: &str) -> String {
+    let sources = pipelines.table.entries.iter().filter(|other| {
+        let source = inner(&other.node.value, "source");
+        source.and_then(|source| inner(source, "topics")).is_some()
+    });
+    let near = nearest(name, sources.map(|other| other.key.as_str()));
+    near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
+}
+
+fn inner<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
+    match value {
+        Value::Table(table) => table.get(key).map(|entry| &entry.node.value),
+        _ => None,
     }
 }
 

@@ -90,9 +90,10 @@ const ON_TOMBSTONE: [(&str, OnTombstone); 2] = [("skip", OnTombstone::Skip), ("d
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Source {
-    pub(super) fn read(field: Field<'_>) -> Option<Self> {
+    /// `meant` follows the remedy if there are no topics.
+    pub(super) fn read(field: Field<'_>, meant: &str) -> Option<Self> {
         let mut section = field.section()?;
-        let topics = section.required("topics", "topics = [\"navigation\"]", texts);
+        let topics = section.required("topics", &format!("topics = [\"navigation\"]{meant}"), texts);
         let group = section.required("group", "group = \"navigation-enrichment\"", text);
         let properties = section.or("properties", vec![], Property::read_all);
         let group_protocol = section.or("group_protocol", GroupProtocol::Classic, |field| {

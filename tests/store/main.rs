@@ -1284,7 +1284,16 @@ async fn sqlite_is_checked_without_being_changed() {
     std::fs::create_dir_all(&dir).unwrap();
     let file = dir.join("a%20 file?.db");
     let absent = SqliteStore::open_tables_of(&file).await.unwrap_err();
-    assert!(absent.message.contains("a%20 file?.db"), "{absent}");
+    assert!(
+        absent.message.contains("a%20 file?.db: the file does not exist yet"),
+        "{absent}"
+    );
+    let nowhere = SqliteStore::open_tables_of(&dir.join("no folder/a.db")).await;
+    let nowhere = nowhere.unwrap_err().message;
+    assert!(
+        nowhere.contains("unable to open database file"),
+        "the start would not create it: {nowhere}"
+    );
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "nothing was made");
     let connection = rusqlite::Connection::open(&file).unwrap();
     connection

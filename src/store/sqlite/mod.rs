@@ -135,6 +135,15 @@ impl SqliteStore {
     /// A store in memory with the tables of the file but none of their rows, for a check that changes nothing. The file must
     /// exist.
     pub async fn open_tables_of(path: &Path) -> Result<Self, StoreError> {
+        if is_yet_to_be_created(path) {
+            let message = format!(
+                "{}: the file does not exist yet, so its tables cannot be checked: the start creates it, and you create its \
+                 tables{}",
+                path.display(),
+                place(path)
+            );
+            return Err(StoreError::fatal("cannot_open", message));
+        }
         let tables = {
             let mut uri = "file:".to_owned();
             for c in path.to_string_lossy().chars() {
@@ -433,6 +442,12 @@ fn place(file: &Path) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// Whether [`SqliteStore::open`] would create the file.
+fn is_yet_to_be_created(file: &Path) -> bool {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    file != Path::new(":memory:") && matches!(file.try_exists(), Ok(false)) && folder.is_none_or(Path::is_dir)
 }
 
 /// An error that names its file.
