@@ -42,8 +42,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use changes::{Changes, changes};
-pub(crate) use check::{tables, written};
 pub use check::{check, commutes, is_step_name};
+pub(crate) use check::{tables, written};
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use environment::variables;
 pub use execution::Execution;
