@@ -50,15 +50,6 @@ pub(super) struct Write {
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// The time of a transaction, in milliseconds since 1970.
-#[derive(Debug, Clone, Copy)]
-struct Time {
-    /// By the wall clock, as look-ups see it: TTLs count from here.
-    wall: i64,
-    /// What ended before this has expired. Earlier than `wall` if that is doubted.
-    sure: i64,
-}
-
 /// A request to the thread.
 pub(super) enum Job {
     Prepare {
@@ -207,7 +198,7 @@ impl Writer {
     /// Runs one transaction and sends the answers. Returns a job of another kind that ended the group.
     fn group(&mut self, first: Job, queue: &Queue) -> Option<Job> {
         let start = Instant::now();
-        let now = self.time(start, now_millis());
+        let now = now_millis();
         let mut waiting: Vec<(Asked, Result<(), StoreError>)> = Vec::new();
         let mut begun = self.begin();
         // All queued writes have waited for the lock by then. Otherwise each would wait for it again, one after the other.
@@ -252,7 +243,7 @@ impl Writer {
 
     /// After a transaction was refused, writes its rows again in order, each in its own transaction, and sends the answers. If a transaction cannot begin, the
     /// rows after it have waited for the lock too, and fail with it.
-    fn each_by_itself(&self, refused: Vec<(Asked, Result<(), StoreError>)>, now: Time) {
+    fn each_by_itself(&self, refused: Vec<(Asked, Result<(), StoreError>)>, now: i64) {
         let mut begun = Ok(());
         for (asked, _) in refused {
             begun = begun.and_then(|()| self.begin());
@@ -283,15 +274,15 @@ impl Writer {
         }
     }
 
-    fn write(&self, asked: &Asked, now: Time) -> Result<(), StoreError> {
+    fn write(&self, asked: &Asked, now: i64) -> Result<(), StoreError> {
         let sql = &asked.write.sql;
         let run = || -> rusqlite::Result<usize> {
             let mut statement = self.connection.prepare_cached(sql)?;
-            let end = asked.life_ms.map(|life| now.wall.saturating_add(life));
+            let end = asked.life_ms.map(|life| now.saturating_add(life));
             let own = [
                 Bound::Integer(asked.timestamp_us),
                 end.map_or(Bound::Null, Bound::Integer),
-                Bound::Integer(now.sure),
+                Bound::Integer(now),
             ];
             let count = statement.parameter_count();
             for (i, value) in asked.values.iter().chain(&own).take(count).enumerate() {
@@ -371,9 +362,14 @@ impl Writer {
     /// Whether the wall clock has not run ahead of the monotonic clock, or has stayed at its new time for long enough.
     fn believes(&mut self, now: Instant, wall: i64) -> bool {
         let ahead = AHEAD.as_millis() as i64;
-        if strays(self.believed, now, wall) > ahead {
+        // How much further the wall clock has gone than time has.
+        let strays = |(then, said): (Instant, i64)| {
+            let passed = now.saturating_duration_since(then).as_millis() as i64;
+            wall.saturating_sub(said).saturating_sub(passed)
+        };
+        if strays(self.believed) > ahead {
             // If the wall clock was set again meanwhile, the doubt starts over.
-            let stands = |since: &(Instant, i64)| (-ahead..=ahead).contains(&strays(*since, now, wall));
+            let stands = |since: &(Instant, i64)| (-ahead..=ahead).contains(&strays(*since));
             let since = self.doubted.filter(stands).unwrap_or((now, wall));
             self.doubted = Some(since);
             if now.saturating_duration_since(since.0) < DOUBT {
@@ -383,15 +379,6 @@ impl Writer {
         self.believed = (now, wall);
         self.doubted = None;
         true
-    }
-
-    /// The time at `now`, when the wall clock says `wall`. If that has run ahead since it was believed, what has expired is judged by the time that has passed:
-    /// a write takes for good what was in an expired row.
-    fn time(&self, now: Instant, wall: i64) -> Time {
-        let strayed = strays(self.believed, now, wall);
-        let doubted = strayed > AHEAD.as_millis() as i64;
-        let sure = if doubted { wall.saturating_sub(strayed) } else { wall };
-        Time { wall, sure }
     }
 
     /// Deletes expired rows, one transaction for each table, and starts a sweep if none is running. Rows that cannot be deleted now are deleted by the next
@@ -427,12 +414,6 @@ impl Writer {
             }
         }
     }
-}
-
-/// How much further the wall clock has gone than time has, in milliseconds, since it `said` a time.
-fn strays((then, said): (Instant, i64), now: Instant, wall: i64) -> i64 {
-    let passed = now.saturating_duration_since(then).as_millis() as i64;
-    wall.saturating_sub(said).saturating_sub(passed)
 }
 
 fn rolled_back() -> StoreError {
@@ -624,57 +605,5 @@ mod tests {
             assert_eq!(left(minutes, ahead), 1, "in minute {minutes}");
         }
         assert_eq!(left(122, 12), 0, "it has been so for an hour");
-    }
-
-    /// The two columns of a row.
-    fn kept(connection: &Connection, id: i64) -> (Option<i64>, Option<i64>) {
-        let sql = "SELECT n, kept FROM t WHERE id = ?1";
-        let row = connection.query_row(sql, [id], |row| Ok((row.get(0)?, row.get(1)?)));
-        row.unwrap()
-    }
-
-    /// A write into an expired row replaces all of it, whatever its timestamp.
-    #[test]
-    fn a_clock_that_runs_ahead_for_a_while_takes_nothing_from_a_living_row() {
-        let scratch = Scratch::new().unwrap();
-        let table = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint, kept bigint)";
-        let (mut writer, write) = writer(&scratch.database(), table, INSERT);
-        let (start, wall) = writer.believed;
-        let hour = 3_600_000;
-        // The first is older than what is written, the second newer. Both have an hour left, by the time that has passed.
-        let insert =
-            format!("INSERT INTO t (id, n, kept, {TIMESTAMP}, {EXPIRES}) VALUES (1, 1, 1, 0, ?1), (2, 1, 1, 2, ?1)");
-        writer.connection.execute(&insert, [wall - 9 * hour]).unwrap();
-        let write_both = |writer: &mut Writer| {
-            let (queue, answers) = queued(&write, [(1, 7), (2, 7)].into_iter());
-            writer.take(queue.recv().unwrap().0, &queue);
-            for mut answer in answers {
-                assert_eq!(answer.try_recv().unwrap(), Ok(()));
-            }
-            [1, 2].map(|id| kept(&writer.connection, id))
-        };
-        writer.believed = (start, wall - 10 * hour);
-        assert_eq!(write_both(&mut writer), [(Some(7), Some(1)), (Some(1), Some(1))]);
-        // The first lives for ever by now, as a part of the write that did not expire.
-        writer.believed = (start, wall);
-        assert_eq!(write_both(&mut writer), [(Some(7), Some(1)), (Some(7), None)]);
-    }
-
-    #[test]
-    fn a_life_counts_from_the_wall_clock_and_ends_by_the_time_that_has_passed_if_the_two_part() {
-        let scratch = Scratch::new().unwrap();
-        let (writer, _) = writer(&scratch.database(), TABLE, INSERT);
-        let (start, wall) = writer.believed;
-        let (later, hour) = (start + Duration::from_secs(90), 3_600_000);
-        for (now, sure) in [
-            (wall + 90_000, wall + 90_000),
-            (wall + 149_000, wall + 149_000),
-            (wall + 10 * hour, wall + 90_000),
-            // One that is behind lets rows live longer.
-            (wall - 10 * hour, wall - 10 * hour),
-        ] {
-            let time = writer.time(later, now);
-            assert_eq!((time.wall, time.sure), (now, sure));
-        }
     }
 }
