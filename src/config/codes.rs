@@ -56,7 +56,7 @@ codes! {
     NO_EFFECT = "MES0212", "A pipeline that neither publishes nor writes.";
     UNKNOWN_REFERENCE = "MES0213", "A step names a reference that is not declared.";
     HIDDEN_WRITE = "MES0214", "A look-up's cache hides for a while what its own pipeline writes.";
-    IDLE_GROUP = "MES0215", "A write with `group` whose rows are written one by one, or may be.";
+    IDLE_GROUP = "MES0215", "A write with `group` whose rows are written one by one.";
     OTHER_KEY = "MES0216", "Outputs have another key than the input records, which decides their order.";
 
     WRONG_STATEMENT = "MES0301", "A statement that does not belong in this kind of step.";

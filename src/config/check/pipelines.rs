@@ -1,7 +1,7 @@
 //! Checks what pipelines require, and what they must not do to themselves or one another.
 
-use super::super::{Config, GroupProtocol, OnError, OnMissing, OnTombstone, Order, Pipeline, Spanned, StepKind, codes};
-use super::{Report, commutes};
+use super::super::{Config, GroupProtocol, OnError, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
+use super::Report;
 use crate::config::Diagnostic;
 use crate::kafka::{configured_instance, instance};
 
@@ -234,14 +234,8 @@ fn store(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
 }
 
 /// The embedded store commits everything that has arrived in one transaction, whatever a step says. A step that counts attempts writes each row alone, because
-/// the failure of a batch cannot be attributed to one row. Of events that run in turn, only one has a row at a time.
+/// the failure of a batch cannot be attributed to one row.
 fn groups(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
-    let in_turn = match pipeline.order {
-        Order::None => None,
-        Order::Key => Some("key"),
-        Order::Partition => Some("topic partition"),
-    };
-    let in_turn = in_turn.filter(|_| !commutes(config, pipeline));
     for step in &pipeline.steps {
         let StepKind::Write(write) = &step.kind else { continue };
         let Some(group) = &write.group else { continue };
@@ -259,15 +253,6 @@ fn groups(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
             );
             let help = "remove `group`; or `on_error`, if a row is to be retried until it is written";
             report.warning(codes::IDLE_GROUP, message, group.span, "groups nothing", help);
-        } else if let Some(one) = in_turn.filter(|_| !group.across_partitions) {
-            let message = format!(
-                "step `{}` groups only rows of different {one}s, because `{}` runs the records of a {one} one after another",
-                step.name.value, pipeline.name.value
-            );
-            let help = format!(
-                "remove `group`, unless the rows of many {one}s share a partition of the table; or set across_partitions = true"
-            );
-            report.warning(codes::IDLE_GROUP, message, group.span, "may group nothing", help);
         }
     }
 }
