@@ -608,6 +608,8 @@ fn a_number_that_librdkafka_reads_as_another_is_found() {
         "\"session.timeout.ms\" = \" 45000 \"",
         "\"socket.timeout.ms\" = 60000.0",
         "\"linger.ms\" = 0.5",
+        "\"linger.ms\" = 12345.67",
+        "\"socket.send.buffer.bytes\" = \"0x100000\"",
         "\"client.id\" = \"5m\"",
         "\"client.id\" = \"007\"",
         "\"log.connection.close\" = \"1\"",

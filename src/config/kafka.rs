@@ -240,6 +240,13 @@ pub(super) fn taken_as(name: &str, value: &str) -> Option<String> {
     native.get(name).ok()
 }
 
+/// Properties that may have a fraction.
+const FRACTIONS: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
+
+fn hexadecimal(text: &str) -> Option<i64> {
+    i64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
 /// The number that librdkafka reads in a value that says something else. It stops at what cannot belong to a number, so `5m` is 5; it takes `010` for octal,
 /// and a number that is too large loses its upper bits.
 pub(super) fn misread(name: &str, value: &str) -> Option<String> {
@@ -251,10 +258,13 @@ pub(super) fn misread(name: &str, value: &str) -> Option<String> {
     }
     let read = taken_as(name, said)?;
     let differs = match said.parse::<f64>() {
-        // Where a fraction is allowed it comes back with six digits.
+        // Where a fraction is allowed it comes back with six digits, which may be those of a whole number.
+        Ok(number) if FRACTIONS.contains(&name) => read
+            .parse::<f64>()
+            .is_ok_and(|read| (read - number).abs() > 1e-5 * number.abs()),
         Ok(number) => read.parse::<i64>().is_ok_and(|read| read as f64 != number),
-        // Text comes back as it was given, and is no number then either.
-        Err(_) => read.parse::<f64>().is_ok(),
+        // Text comes back as it was given, and is no number then either. It reads hexadecimal digits as such.
+        Err(_) => read.parse::<f64>().is_ok() && hexadecimal(said).is_none_or(|number| read.parse() != Ok(number)),
     };
     differs.then_some(read)
 }

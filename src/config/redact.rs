@@ -30,7 +30,7 @@ pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> 
     for line in text.split_inclusive('\n') {
         if let Some(header) = line.trim().strip_prefix('[') {
             let name = header.split(']').next().unwrap_or_default();
-            in_secret_section = is_secret_name(name.rsplit('.').next().unwrap_or_default());
+            in_secret_section = is_secret_name(name.rsplit('.').next().unwrap_or_default().trim());
         }
         // A colon is not TOML, but many users write one.
         for (at, separator) in line.match_indices(['=', ':']) {
@@ -50,21 +50,28 @@ pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> 
             if environment {
                 ranges.push(start..text.len());
             } else if !is_reference(value) && !value.starts_with(':') {
-                ranges.push(start..start + value_length(value));
+                let alone = !line[..at].contains(['{', '[', ',']);
+                ranges.push(start..start + value_length(value, alone));
             }
+        }
+        if let Some(range) = user(line) {
+            ranges.push(line_start + range.start..line_start + range.end);
         }
         line_start += line.len();
     }
-    for (scheme, separator) in text.match_indices("://") {
-        let start = scheme + separator.len();
-        // A password may contain characters that would end a valid address, such as a slash.
-        let address = text[start..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''));
-        let address = &text[start..start + address.unwrap_or(text.len() - start)];
-        if let Some(at) = address.rfind('@') {
-            ranges.push(start..start + at);
-        }
-    }
     ranges
+}
+
+/// User and password before an address. A password may contain what would end a valid address, such as a slash, a blank or a quote.
+fn user(line: &str) -> Option<Range<usize>> {
+    let end = line.rfind('@')?;
+    let before = &line[..end];
+    let start = match before.split_once("://") {
+        Some((first, _)) if !first.contains('@') => first.len() + "://".len(),
+        _ => before.find(['"', '\'']).map_or(0, |quote| quote + 1),
+    };
+    // Without a scheme it is the colon that tells it from a mail address.
+    (before.contains("://") || before[start..].contains(':')).then_some(start..end)
 }
 
 /// The key at the end of `text`, without surrounding quotes. For `headers."x-api-key"`, all of it.
@@ -87,24 +94,36 @@ fn is_reference(value: &str) -> bool {
 }
 
 /// The length of a value as written, including its quotes. If a quote is not closed on its line, the value extends to the next quote or the end of the
-/// text. A table extends to the end of the line that closes it. A secret with a quote in it does not end there: see `is_end`.
-fn value_length(value: &str) -> usize {
+/// text. A table extends to the end of the line that closes it. A secret with a quote in it does not end there: see `is_end`. `alone` says that the key is
+/// the first of its line, so that nothing but a comment follows the value.
+fn value_length(value: &str, alone: bool) -> usize {
     if value.starts_with('{') {
         return table_length(value);
     }
     let length = string_length(value);
     let line = value[length..].split('\n').next().unwrap_or_default();
     match value.chars().next() {
-        Some(quote @ ('"' | '\'')) if !is_end(line, quote) => length + line.len(),
+        Some(quote @ ('"' | '\'')) if !is_end(line, quote, alone) => length + line.len(),
         _ => length,
     }
 }
 
 /// Whether a string can have ended before `rest`, which extends to the end of the line. If TOML allows nothing of this kind after a string, or a quote
 /// without its partner follows, the quote that seems to end the string is a character of the secret.
-fn is_end(rest: &str, quote: char) -> bool {
-    let next = rest.trim_start().chars().next();
-    next.is_none_or(|c| matches!(c, '#' | ',' | '}' | ']')) && rest.matches(quote).count().is_multiple_of(2)
+fn is_end(rest: &str, quote: char, alone: bool) -> bool {
+    let rest = rest.trim();
+    let follows = match rest.chars().next() {
+        None | Some('#') => true,
+        Some('}' | ']') => !alone,
+        // In a table another key follows, maybe on the next line.
+        Some(',') => {
+            let next = rest[1..].trim();
+            let is_key = |(key, _): (&str, &str)| key_before(key) == key.trim().trim_matches(['"', '\'']);
+            !alone && (next.is_empty() || next.split_once('=').is_some_and(is_key))
+        }
+        Some(_) => false,
+    };
+    follows && rest.matches(quote).count().is_multiple_of(2)
 }
 
 /// The length of a string including its quotes, up to the first that closes it. Without quotes it extends to the end of the line.
@@ -220,6 +239,8 @@ mod tests {
             "password = \"\"hunter2\"",
             "password = \"ab\",hunter2\"",
             "password = \"ab\"#hunter2\"",
+            "password = \"ab\",\"hunter2\"",
+            "password = \"ab\"}hunter2",
             "password = \"\"\"ab\"\"\"hunter2\"",
         ] {
             assert_eq!(shown(line, false), "password = ***");
@@ -235,6 +256,20 @@ mod tests {
         );
         for name in ["passwort", "passwd", "pwd", "db_pwd", "ssl.key.passphrase"] {
             assert_eq!(shown(&format!("{name} = \"x\""), false), format!("{name} = ***"));
+        }
+        assert_eq!(
+            shown("[ tracing . headers ]\nx-api-key = \"x\"", false),
+            "[ tracing . headers ]\nx-api-key = ***"
+        );
+        for line in [
+            "url = 'htp://me:hunt\"er2@host'",
+            "url = 'htp://me:hunter2 x@host'",
+            "brokers = \"SASL_SSL://me:hunter2 x@a:9092;b\"",
+            "brokers = \"me:hunter2@a:9092;b\"",
+            "brokers = \"me:hunter2@a:9092,SSL://b\"",
+            r#"a = { "sasl.password" = "ab","hunter2" }"#,
+        ] {
+            assert!(!shown(line, false).contains("unt"), "{line}");
         }
         assert_eq!(shown("password: \"x\" # end", false), "password: *** # end");
         assert_eq!(shown("uri =\n  'x'\nb = 1", false), "uri =\n  ***\nb = 1");
@@ -252,6 +287,7 @@ mod tests {
             "token_endpoint = \"https://login/token\"",
             "write = \"SET token = :token\"",
             "brokers = \"kafka-1:9092\"",
+            "filter = \"event.email == 'a@b.c'\"",
         ] {
             assert_eq!(shown(text, false), text);
         }

@@ -52,6 +52,7 @@ maven() { # SERVICE_FOLDER GOAL TARGET_FOLDER ARGUMENT...   once; Maven runs do 
     mvn -B -q -f "$HERE/$folder/pom.xml" "dependency:$goal" -DoutputDirectory="$target.part" "$@" >"$STATE/maven.log" 2>&1 ||
       { tail -n 20 "$STATE/maven.log" >&2; die "Maven could not fetch $(basename "$target")"; }
     mv "$target.part" "$target"
+    rm -f "$target"-*.jsa # the class archive of other jars: see lib.sh
   ) 8>"$STATE/lock/maven"
 }
 

@@ -38,17 +38,21 @@ fn wrong(address: &str, schemes: &[&str]) -> Option<&'static str> {
         Some((scheme, _)) if !schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme)) => {
             return Some("expected host:port, not a URL");
         }
-        // librdkafka ignores a path here.
-        Some((_, rest)) => rest.split('/').next().unwrap_or_default(),
+        Some((_, rest)) => rest,
         None => address.trim(),
     };
+    if address.contains('@') {
+        return Some("an address has no user: username and password have keys of their own");
+    }
+    // librdkafka ignores a path.
+    let address = address.split('/').next().unwrap_or_default();
     if address.contains(';') {
         return Some("addresses are separated by commas");
     }
     let (host, port) = address.rsplit_once(':')?;
     // With more colons it is an IPv6 address, which needs brackets before a port.
     let has_port = !host.contains(':') || host.ends_with(']');
-    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_port = port.trim().parse::<u16>().is_ok_and(|port| port > 0);
     (has_port && !is_port).then_some("a port is a number from 1 to 65535")
 }
 
@@ -69,6 +73,8 @@ mod tests {
             "fe80::1%eth0",
             "SASL_SSL://kafka:9092",
             "plaintext://[::1]:9092/",
+            "a:9092/",
+            "a: 9092",
             "",
         ] {
             assert_eq!(wrong(address, &SCHEMES), None, "{address}");
@@ -76,6 +82,7 @@ mod tests {
         for address in [
             "http://kafka:9092",
             "://kafka",
+            "me:secret@kafka:9092",
             "a:9092;b:9092",
             "a;b",
             "kafka:99999",

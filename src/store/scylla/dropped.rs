@@ -25,7 +25,25 @@ impl ScyllaStore {
         let answer = self.session().query_unpaged(dropped, table.split_once('.')?).await;
         let rows = answer.ok()?.into_rows_result().ok()?;
         let rows = rows.rows::<(String, CqlTimestamp)>().ok()?;
-        rows.map(|row| row.ok().map(|(column, time)| (column, time.0)))
+        rows.map(|row| row.ok().map(|(column, time)| (column, in_millis(time.0))))
             .collect()
+    }
+}
+
+/// ScyllaDB keeps microseconds in this column of milliseconds.
+fn in_millis(time: i64) -> i64 {
+    // No drop is of the year 5138 or later.
+    const LAST: i64 = 100_000_000_000_000;
+    if time > LAST { time / 1000 } else { time }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_in_microseconds_is_read_as_that() {
+        assert_eq!(in_millis(1_764_000_000_000), 1_764_000_000_000);
+        assert_eq!(in_millis(1_764_000_000_000_000), 1_764_000_000_000);
     }
 }

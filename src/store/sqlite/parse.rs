@@ -304,11 +304,14 @@ fn is_value(s: &Scanned<'_>, range: &Range<usize>) -> bool {
     match range.len() {
         1 => {
             let boolean = s.is_word(range.start, "true") || s.is_word(range.start, "false");
+            // SQLite takes `$$text$$` for a parameter.
+            let parameter = s.str(range.start).starts_with('$');
             boolean
-                || matches!(
-                    kind(range.start),
-                    Some(TokenKind::Marker | TokenKind::Constant | TokenKind::Text)
-                )
+                || !parameter
+                    && matches!(
+                        kind(range.start),
+                        Some(TokenKind::Marker | TokenKind::Constant | TokenKind::Text)
+                    )
         }
         2 => s.is_symbol(range.start, '-') && kind(range.start + 1) == Some(TokenKind::Constant),
         // `1e-5` and a UUID are several tokens.
@@ -376,13 +379,7 @@ fn equality(s: &Scanned<'_>, range: Range<usize>) -> Refused<(String, Term)> {
         ));
     }
     let column = column_name(s, range.start..range.start + 1)?;
-    let value = term(s, &(range.start + 2..range.end))?;
-    if let Term::Literal(text) = &value
-        && scan(text).tokens.iter().any(|t| kept(&text[t.span.clone()]) == column)
-    {
-        return Err(no_value(text));
-    }
-    Ok((column, value))
+    Ok((column, term(s, &(range.start + 2..range.end))?))
 }
 
 /// The statement's text from the first of these tokens to the last.
@@ -399,18 +396,15 @@ fn no_value(text: &str) -> String {
 }
 
 fn term(s: &Scanned<'_>, range: &Range<usize>) -> Refused<Term> {
+    let text = text_of(s, range);
     match s.tokens.get(range.clone()) {
+        Some([]) | None => Err("a value is missing".into()),
         Some([token]) if token.kind == TokenKind::Marker => Ok(Term::Marker(s.str(range.start)[1..].to_owned())),
-        Some(tokens @ [first, .., last]) => {
-            let text = &s.text[first.span.start..last.span.end];
-            // A marker inside it would become a parameter that is never bound.
-            match tokens.iter().any(|t| t.kind == TokenKind::Marker) {
-                true => Err(no_value(text)),
-                false => Ok(Term::Literal(text.to_owned())),
-            }
+        // Anything else would be an expression of SQLite's, which CQL does not have: a condition in it would be applied to other rows.
+        _ if is_value(s, range) || range.len() == 1 && s.is_word(range.start, "null") => {
+            Ok(Term::Literal(text.to_owned()))
         }
-        Some([only]) => Ok(Term::Literal(s.text[only.span.clone()].to_owned())),
-        _ => Err("a value is missing".into()),
+        _ => Err(no_value(text)),
     }
 }
 
@@ -597,6 +591,7 @@ mod tests {
             ("SELECT a FROM t WHERE (k, c) = (:k)", "not (k, c) = (:k)"),
             ("SELECT a FROM t WHERE lower(k) = :k", "not lower(k) = :k"),
             ("SELECT a FROM t WHERE k = upper(:k)", "not k = upper(:k)"),
+            ("SELECT a FROM t WHERE k = $$x$$", "not k = $$x$$"),
             (
                 "SELECT a FROM t WHERE k IN (SELECT k FROM u)",
                 "not k IN (SELECT k FROM u)",
@@ -687,7 +682,11 @@ mod tests {
                 "INSERT INTO t (k, v) VALUES (:k, upper(:k))",
                 "a marker or a literal, not upper(:k)",
             ),
+            ("INSERT INTO t (k, v) VALUES (:k, upper('x'))", "not upper('x')"),
+            ("INSERT INTO t (k, v) VALUES (:k, $$x$$)", "not $$x$$"),
             ("UPDATE t SET n = n + :n WHERE k = :k", "n + :n"),
+            ("UPDATE t SET n = n WHERE k = :k", "not n"),
+            ("DELETE FROM t WHERE k = :k AND c = 1 OR v = 'x'", "not 1 OR v = 'x'"),
             ("UPDATE t SET n = :n WHERE k > :k", "column = value"),
             ("DELETE v FROM t WHERE k = :k", "whole rows"),
             ("TRUNCATE t", "TRUNCATE"),
