@@ -104,6 +104,21 @@ fn a_wrong_case_says_what_came_and_an_update_writes_it() {
 }
 
 #[test]
+fn an_update_fills_in_an_expectation_that_cannot_be_read() {
+    let text = std::fs::read_to_string(example()).unwrap();
+    let unread = text.replace("expect = '''{\"outcome\": \"skipped\"}'''", "expect = ''");
+    assert_ne!(unread, text);
+    let path = file("unread", &unread);
+    let path = path.to_str().unwrap();
+    let output = messina(&[path, "--only", "tombstone"]);
+    assert_eq!(output.status.code(), Some(78), "{}{}", stdout(&output), stderr(&output));
+    let output = messina(&[path, "--only", "tombstone", "--update"]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    let output = messina(&[path, "--only", "tombstone"]);
+    one_passed(&output);
+}
+
+#[test]
 fn that_no_case_is_meant_is_an_error() {
     let output = messina(&[example().to_str().unwrap(), "--only", "heartbeet"]);
     let said = stderr(&output);

@@ -76,7 +76,7 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     // Of the files without verdicts. The higher code counts: a file that is wrong before what the machine lacks.
     let mut worst: Option<Exit> = None;
     for path in &args.cases {
-        let tried = read(path).and_then(|(text, file)| {
+        let tried = read(path, args.update).and_then(|(text, file)| {
             names.extend(file.cases.iter().map(|case| case.name.get_ref().clone()));
             let mut report = runtime.block_on(run_file(&args, path, &file, customs, &mut signal))?;
             if args.update {
@@ -119,10 +119,17 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Reads a file of cases, and returns its text, too.
-fn read(path: &Path) -> Result<(String, CaseFile), Ended> {
+/// Reads a file of cases, and returns its text, too. An update replaces an expectation that cannot be read.
+fn read(path: &Path, update: bool) -> Result<(String, CaseFile), Ended> {
+    let parsed = |text: &str| {
+        if update {
+            file::parse_for_update(text)
+        } else {
+            file::parse(text)
+        }
+    };
     let read = std::fs::read_to_string(path).map_err(|e| e.to_string());
-    read.and_then(|text| file::parse(&text).map(|file| (text, file)))
+    read.and_then(|text| parsed(&text).map(|file| (text, file)))
         .map_err(|error| Ended::file(Exit::Config, format!("{}: {error}", path.display())))
 }
 
