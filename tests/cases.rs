@@ -171,6 +171,37 @@ fn a_report_that_cannot_be_written_is_a_wrong_argument() {
 }
 
 #[test]
+fn a_bad_file_counts_before_a_report_that_cannot_be_written() {
+    let bad = file("bad-unreported", "[[cases]]\nnome = \"a\"\n");
+    let junit = "no/such/folder/junit.xml";
+    let output = messina(&[bad.to_str().unwrap(), "--junit", junit]);
+    let why = stderr(&output);
+    assert_eq!(output.status.code(), Some(78), "{why}");
+    assert!(why.contains(&format!("error: cannot write {junit}: ")), "{why}");
+}
+
+#[test]
+fn a_file_that_cannot_be_updated_keeps_its_results() {
+    // A case in braces has no line of its own for an expectation.
+    let case = r#"cases = [{ name = "a", pipeline = "p", record = { raw = "x" } }]"#;
+    let path = file(
+        "braces",
+        &format!("config = [\"braces.toml\"]\n{case}\nschemas = {{ navigation = \"schemas/navigation.avsc\" }}\n"),
+    );
+    let config = "store = \"sqlite:a.db\"\n[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\nregister = true\n\
+        [pipelines.p]\nsource = { topics = \"navigation\", group = \"g\" }\nsink = { topic = \"out\" }\ndead_letter = { topic = \"dead\" }\n";
+    std::fs::write(path.with_file_name("braces.toml"), config).unwrap();
+    let output = messina(&[path.to_str().unwrap(), "--update"]);
+    let (said, why) = (stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(78), "{said}{why}");
+    assert!(why.contains("an expectation cannot be written into this file"), "{why}");
+    assert!(
+        said.starts_with("FAIL p: a\n") && said.ends_with("0 passed, 1 failed\n"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_the_check_warns_of_is_said() {
     let head = "schemas = { navigation = \"schemas/navigation.avsc\" }";
     let case = "[[cases]]\nname = \"a\"\n\
