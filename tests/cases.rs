@@ -104,6 +104,21 @@ fn a_wrong_case_says_what_came_and_an_update_writes_it() {
 }
 
 #[test]
+fn an_update_fills_in_an_expectation_that_cannot_be_read() {
+    let text = std::fs::read_to_string(example()).unwrap();
+    let unread = text.replace("expect = '''{\"outcome\": \"skipped\"}'''", "expect = ''");
+    assert_ne!(unread, text);
+    let path = file("unread", &unread);
+    let path = path.to_str().unwrap();
+    let output = messina(&[path, "--only", "tombstone"]);
+    assert_eq!(output.status.code(), Some(78), "{}{}", stdout(&output), stderr(&output));
+    let output = messina(&[path, "--only", "tombstone", "--update"]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    let output = messina(&[path, "--only", "tombstone"]);
+    one_passed(&output);
+}
+
+#[test]
 fn that_no_case_is_meant_is_an_error() {
     let output = messina(&[example().to_str().unwrap(), "--only", "heartbeet"]);
     let said = stderr(&output);
@@ -153,6 +168,37 @@ fn a_report_that_cannot_be_written_is_a_wrong_argument() {
         stderr(&output)
     );
     assert!(stdout(&output).ends_with("1 passed, 0 failed\n"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_bad_file_counts_before_a_report_that_cannot_be_written() {
+    let bad = file("bad-unreported", "[[cases]]\nnome = \"a\"\n");
+    let junit = "no/such/folder/junit.xml";
+    let output = messina(&[bad.to_str().unwrap(), "--junit", junit]);
+    let why = stderr(&output);
+    assert_eq!(output.status.code(), Some(78), "{why}");
+    assert!(why.contains(&format!("error: cannot write {junit}: ")), "{why}");
+}
+
+#[test]
+fn a_file_that_cannot_be_updated_keeps_its_results() {
+    // A case in braces has no line of its own for an expectation.
+    let case = r#"cases = [{ name = "a", pipeline = "p", record = { raw = "x" } }]"#;
+    let path = file(
+        "braces",
+        &format!("config = [\"braces.toml\"]\n{case}\nschemas = {{ navigation = \"schemas/navigation.avsc\" }}\n"),
+    );
+    let config = "store = \"sqlite:a.db\"\n[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\nregister = true\n\
+        [pipelines.p]\nsource = { topics = \"navigation\", group = \"g\" }\nsink = { topic = \"out\" }\ndead_letter = { topic = \"dead\" }\n";
+    std::fs::write(path.with_file_name("braces.toml"), config).unwrap();
+    let output = messina(&[path.to_str().unwrap(), "--update"]);
+    let (said, why) = (stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(78), "{said}{why}");
+    assert!(why.contains("an expectation cannot be written into this file"), "{why}");
+    assert!(
+        said.starts_with("FAIL p: a\n") && said.ends_with("0 passed, 1 failed\n"),
+        "{said}"
+    );
 }
 
 #[test]

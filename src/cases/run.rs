@@ -108,7 +108,9 @@ pub async fn run(
                     Some(why) => Verdict::not_run(*number, case, name, why),
                     None => {
                         let expected = case.expected.as_ref();
-                        let named = expected.map(|expected| &expected.rows);
+                        let named = expected
+                            .and_then(|read| read.as_ref().ok())
+                            .map(|expected| &expected.rows);
                         let (effects, ended) = run_case(&stage, *number, case, &pipelines[name], named).await?;
                         if !ended {
                             // Stop retrying: an attempt might succeed with the data of a later case, and be taken for that case's result.
@@ -223,9 +225,11 @@ fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
 }
 
 /// The failures of a case: how its effects differ from this expectation.
-fn judged(expected: Option<&Effects>, effects: &Effects, tables: &Tables) -> Vec<String> {
-    let Some(expected) = expected else {
-        return vec!["the case has no `expect`; its result was:".to_owned(), shown(effects)];
+fn judged(expected: Option<&Result<Effects, String>>, effects: &Effects, tables: &Tables) -> Vec<String> {
+    let expected = match expected {
+        None => return vec!["the case has no `expect`; its result was:".to_owned(), shown(effects)],
+        Some(Err(what)) => return vec![what.clone()],
+        Some(Ok(expected)) => expected,
     };
     let mut found = differences(expected, effects);
     found.extend(tables.unknown_columns(&expected.rows));

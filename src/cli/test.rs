@@ -42,7 +42,7 @@ const NAMES: usize = 10;
 enum Ended {
     /// The command ends so, whatever files are left.
     Command(anyhow::Result<ExitCode>),
-    /// This file cannot be tried, or its expectations cannot be written: the exit code, and why. It has been said on stderr.
+    /// This file cannot be tried: the exit code, and why. It has been said on stderr.
     File(Exit, String),
 }
 
@@ -73,14 +73,14 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let mut signal = std::pin::pin!(shutdown::requested_or_hung_up());
     let mut all = Report::default();
     let mut names = Vec::new();
-    // Of the files without verdicts. The higher code counts: a file that is wrong before what the machine lacks.
+    // Of the files without verdicts, and of what cannot be written. The higher code counts: a file that is wrong before what the machine lacks.
     let mut worst: Option<Exit> = None;
     for path in &args.cases {
-        let tried = read(path).and_then(|(text, file)| {
+        let tried = read(path, args.update).and_then(|(text, file)| {
             names.extend(file.cases.iter().map(|case| case.name.get_ref().clone()));
             let mut report = runtime.block_on(run_file(&args, path, &file, customs, &mut signal))?;
             if args.update {
-                update(path, &text, &file, &mut report)?;
+                worst = worst.max(update(path, &text, &file, &mut report)?);
             }
             Ok(report)
         });
@@ -109,8 +109,11 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         return Err(none_has(only, &names).into());
     }
     answer(&all.human())?;
-    if let Some(path) = &args.junit {
-        std::fs::write(path, all.junit()).map_err(|error| Trouble::Usage(cannot_write(path, &error)))?;
+    if let Some(path) = &args.junit
+        && let Err(error) = std::fs::write(path, all.junit())
+    {
+        say!("error: {}", cannot_write(path, &error));
+        worst = worst.max(Some(Exit::Usage));
     }
     Ok(match worst {
         Some(exit) => exit.into(),
@@ -119,10 +122,17 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Reads a file of cases, and returns its text, too.
-fn read(path: &Path) -> Result<(String, CaseFile), Ended> {
+/// Reads a file of cases, and returns its text, too. An update replaces an expectation that cannot be read.
+fn read(path: &Path, update: bool) -> Result<(String, CaseFile), Ended> {
+    let parsed = |text: &str| {
+        if update {
+            file::parse_for_update(text)
+        } else {
+            file::parse(text)
+        }
+    };
     let read = std::fs::read_to_string(path).map_err(|e| e.to_string());
-    read.and_then(|text| file::parse(&text).map(|file| (text, file)))
+    read.and_then(|text| parsed(&text).map(|file| (text, file)))
         .map_err(|error| Ended::file(Exit::Config, format!("{}: {error}", path.display())))
 }
 
@@ -185,18 +195,28 @@ async fn run_file(
     })
 }
 
-/// Writes the effects of failed cases into their file as expectations. These cases then count as passed.
-fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> Result<(), Ended> {
+/// Writes the effects of failed cases into their file as expectations. These cases then count as passed. If they cannot be written, which is said on
+/// stderr, the cases keep their verdicts, and the exit code is returned.
+fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> anyhow::Result<Option<Exit>> {
     let updates = updates(file, &mut report.verdicts)?;
     if updates.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let written = updates.len();
-    let new = file::updated(text, updates)
-        .map_err(|error| Ended::file(Exit::Config, format!("{}: {error}", path.display())))?;
-    std::fs::write(path, new).map_err(|error| Ended::file(Exit::Usage, cannot_write(path, &error)))?;
-    answer(&format!("{}: {written} expectations written\n", path.display())).map_err(anyhow::Error::from)?;
-    Ok(())
+    let count = updates.len();
+    let new = file::updated(text, updates).map_err(|error| (Exit::Config, format!("{}: {error}", path.display())));
+    let written =
+        new.and_then(|new| std::fs::write(path, new).map_err(|error| (Exit::Usage, cannot_write(path, &error))));
+    if let Err((exit, why)) = written {
+        say!("{why}");
+        return Ok(Some(exit));
+    }
+    for verdict in &mut report.verdicts {
+        if verdict.effects.as_ref().is_some_and(|effects| effects.have_ended()) {
+            verdict.failures.clear();
+        }
+    }
+    answer(&format!("{}: {count} expectations written\n", path.display()))?;
+    Ok(None)
 }
 
 /// The effects of failed cases, each with the place of its expectation. A record that has not ended yields no expectation, and its case
@@ -223,7 +243,6 @@ fn updates(file: &CaseFile, verdicts: &mut [Verdict]) -> anyhow::Result<Vec<Upda
             replaces: case.expect.is_some(),
             expect: serde_json::to_value(effects).context("effects as JSON")?,
         });
-        verdict.failures.clear();
     }
     Ok(updates)
 }
@@ -258,6 +277,22 @@ record.raw = "y"
     }
 
     #[test]
+    fn a_case_has_passed_once_its_result_is_written() {
+        let cases = file::parse(TWINS).unwrap();
+        let mut verdict = Verdict::new(0, &cases.cases[0], "p", Duration::ZERO);
+        verdict.failures.push("outcome".to_owned());
+        verdict.effects = serde_json::from_str(r#"{"outcome": "skipped"}"#).unwrap();
+        let mut report = Report::default();
+        report.verdicts.push(verdict);
+        let scratch = crate::demo::cluster::Scratch::new().unwrap();
+        let place = scratch.database().with_file_name("cases.toml");
+        let exit = update(&place.join("none"), TWINS, &cases, &mut report).unwrap();
+        assert_eq!((exit, report.failed()), (Some(Exit::Usage), 1));
+        let exit = update(&place, TWINS, &cases, &mut report).unwrap();
+        assert_eq!((exit, report.failed()), (None, 0));
+    }
+
+    #[test]
     fn the_cases_that_there_are_are_named_in_bounds() {
         let names: Vec<String> = (0..12).map(|number| format!("case {number}")).collect();
         let said = |names: &[String]| none_has("x", names).to_string();
@@ -277,7 +312,6 @@ record.raw = "y"
         let first = Verdict::new(0, &cases.cases[0], "p", Duration::ZERO);
         let mut verdicts = [first, second];
         let new = file::updated(TWINS, updates(&cases, &mut verdicts).unwrap()).unwrap();
-        assert!(verdicts.iter().all(|verdict| verdict.failures.is_empty()));
         let cases = file::parse(&new).unwrap().cases;
         let expects = |number: usize, what: &str| cases[number].expect.as_ref().unwrap().get_ref().contains(what);
         assert!(expects(0, "done") && expects(1, "skipped"), "{new}");
