@@ -366,6 +366,18 @@ fn an_address_of_a_file_that_a_variable_replaces_is_told() {
 }
 
 #[test]
+fn a_placeholder_in_a_variable_is_to_be_replaced_there() {
+    let variable = [("MESSINA__PIPELINES__USER_EVENTS__SOURCE__GROUP", "${STAGE}-enrichment")];
+    let (config, sources) = load(&[BASE], &variable).unwrap_or_else(|findings| panic!("{findings}"));
+    let findings = Diagnostics::new(config::check(&config, &sources));
+    let told = findings
+        .iter()
+        .find(|finding| finding.message.contains("the placeholder in"))
+        .expect("a warning");
+    assert_eq!(told.help, ["write the value itself"]);
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_finding() {
     let findings = config::load(&["tests/config/absent.toml".into()], std::iter::empty()).expect_err("refused");
     assert_eq!(findings.iter().next().expect("one").code.id, "MES0001");
