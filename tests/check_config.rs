@@ -366,6 +366,18 @@ fn an_address_of_a_file_that_a_variable_replaces_is_told() {
 }
 
 #[test]
+fn a_placeholder_in_a_variable_is_to_be_replaced_there() {
+    let variable = [("MESSINA__PIPELINES__USER_EVENTS__SOURCE__GROUP", "${STAGE}-enrichment")];
+    let (config, sources) = load(&[BASE], &variable).unwrap_or_else(|findings| panic!("{findings}"));
+    let findings = Diagnostics::new(config::check(&config, &sources));
+    let told = findings
+        .iter()
+        .find(|finding| finding.message.contains("the placeholder in"))
+        .expect("a warning");
+    assert_eq!(told.help, ["write the value itself"]);
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_finding() {
     let findings = config::load(&["tests/config/absent.toml".into()], std::iter::empty()).expect_err("refused");
     assert_eq!(findings.iter().next().expect("one").code.id, "MES0001");
@@ -398,6 +410,15 @@ fn brackets_that_are_single_or_double_by_mistake_are_told_without_echoes() {
     assert_eq!(helps(step), [double]);
     assert_eq!(helps(&step.repeat(2)), [double], "once, not at each key");
     assert_eq!(helps(&step.repeat(3)), [double, double]);
+    // A header that is right is not told to become what it is.
+    let right = "[[pipelines.user-events.steps]]\nname = \"b\"\nfilter = \"event.b\"\n";
+    let first = format!("line 1 has `[pipelines.user-events.steps]`: {double}");
+    assert_eq!(helps(&format!("{step}{right}")), [double, first.as_str()]);
+    assert_eq!(helps(&format!("{step}{right}{right}")), [double, first.as_str()]);
+    assert_eq!(helps(&format!("{right}{step}{right}")), [double]);
+    let usual = "a key or section is written once: remove one of them, or join them";
+    let listed = "[pipelines.user-events]\nsteps = [{ name = \"a\", filter = \"event.a\" }]\n";
+    assert_eq!(helps(&format!("{listed}{right}")), [usual]);
     let single = "write `[pipelines.second]`, in single brackets";
     let source = "source = { topics = \"t\", group = \"g\" }\n";
     assert_eq!(helps(&format!("[[pipelines.second]]\n{source}")), [single]);
@@ -405,10 +426,7 @@ fn brackets_that_are_single_or_double_by_mistake_are_told_without_echoes() {
     assert_eq!(helps(behind), [single]);
     // Other keys are still told by themselves.
     let twice = "[[pipelines.user-events.steps]]\nname = \"a\"\nname = \"b\"\nfilter = \"event.a\"\n";
-    assert_eq!(
-        helps(twice),
-        ["a key or section is written once: remove one of them, or join them"]
-    );
+    assert_eq!(helps(twice), [usual]);
 }
 
 #[test]

@@ -114,6 +114,7 @@ pub(super) fn parse(sources: &Sources, file: FileId, text: &str, findings: &mut 
             None => (error.message(), String::new()),
         };
         let of_header = header(text, line).filter(|_| message.contains("duplicate"));
+        let itself = of_header.filter(|(at, _)| *at == line);
         let help = match of_header.and_then(|(at, header)| Some((at, brackets(header)?))) {
             Some((at, help)) if at == line => {
                 joined = Some(at);
@@ -121,7 +122,12 @@ pub(super) fn parse(sources: &Sources, file: FileId, text: &str, findings: &mut 
             }
             // TOML reads the keys of such a section into the first one of its name.
             Some((at, _)) if joined == Some(at) => continue,
-            _ => remedy(message).map(str::to_owned),
+            _ => match itself.and_then(|(at, header)| single_before(text, at, header)) {
+                // The header that has to change is named once.
+                Some((first, _)) if !lines.insert(first) => continue,
+                Some((_, help)) => Some(help),
+                None => remedy(message).map(str::to_owned),
+            },
         };
         let mut finding = Diagnostic::error(codes::SYNTAX, format!("not TOML: {message}")).at(sources, span, label);
         if let Some(help) = help {
@@ -184,10 +190,23 @@ fn header(text: &str, line: usize) -> Option<(usize, &str)> {
 fn brackets(header: &str) -> Option<String> {
     let path = header.trim_start_matches('[').split(']').next()?;
     match path.strip_prefix("pipelines.")?.split_once('.') {
-        Some((_, "steps")) => Some(double_brackets(path)),
+        Some((_, "steps")) if !header.starts_with("[[") => Some(double_brackets(path)),
         None if header.starts_with("[[") => Some(single_brackets(path)),
         _ => None,
     }
+}
+
+/// If a header of steps is right, but an earlier one of the same name is in single brackets: the line of that one, and the remedy for it.
+fn single_before(text: &str, at: usize, header: &str) -> Option<(usize, String)> {
+    let path = header.strip_prefix("[[")?.split(']').next()?;
+    let (_, "steps") = path.strip_prefix("pipelines.")?.split_once('.')? else {
+        return None;
+    };
+    let single = format!("[{path}]");
+    let mut before = text.split('\n').take(at);
+    let first = before.position(|line| line.trim_start().starts_with(single.as_str()))?;
+    let help = format!("line {} has `{single}`: {}", first + 1, double_brackets(path));
+    Some((first, help))
 }
 
 /// The remedy for steps that are not a list.

@@ -25,7 +25,7 @@ fn value(node: &Node, path: &[&str], listed: bool, report: &mut Report<'_>) {
     match &node.value {
         Value::String(text) if has_placeholder(text) => {
             let message = format!("nothing replaces the placeholder in `{}`", path.join("."));
-            let help = remedy(path, listed);
+            let help = remedy(path, listed, report.sources.is_environment(node.span));
             report.warning(codes::MALFORMED, message, node.span, "taken as it is", help);
         }
         Value::Table(inner) => table(inner, path, listed, report),
@@ -45,8 +45,15 @@ fn has_placeholder(text: &str) -> bool {
     after.any(|rest| rest.starts_with(is_first) && rest.contains('}'))
 }
 
-fn remedy(path: &[&str], listed: bool) -> String {
-    if path.last().is_some_and(|key| is_secret_name(key)) || path.contains(&"headers") {
+/// `variable` says that the value comes from an environment variable.
+fn remedy(path: &[&str], listed: bool, variable: bool) -> String {
+    if is_part_of_reference(path) {
+        return "write the name itself, without ${}".to_owned();
+    }
+    if variable {
+        return "write the value itself".to_owned();
+    }
+    if is_secret(path) {
         return "write { env = \"NAME\" } with the name of the variable, or { file = \"PATH\" }".to_owned();
     }
     if listed {
@@ -59,6 +66,24 @@ fn remedy(path: &[&str], listed: bool) -> String {
         .replace('-', "_")
         .to_ascii_uppercase();
     format!("set MESSINA__{variable} in the environment, and leave the key out here")
+}
+
+fn is_secret(path: &[&str]) -> bool {
+    // What a field or a marker is set to is an expression, whatever its name.
+    !matches!(path, [.., "bind" | "set", _])
+        && (path.last().is_some_and(|key| is_secret_name(key)) || path.contains(&"headers"))
+}
+
+/// Whether the value is the name within `{ env = "NAME" }` or the path within `{ file = "PATH" }`.
+fn is_part_of_reference(path: &[&str]) -> bool {
+    match path {
+        // A header may have such a name.
+        [.., "headers", _] => false,
+        // Any property may be a secret, but only `file` is also the end of a property's name.
+        [of @ .., "env"] => is_secret(of) || of.contains(&"properties"),
+        [of @ .., "file"] => is_secret(of),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -89,9 +114,34 @@ mod tests {
             ),
             (&["kafka", "properties", "sasl.password"][..], "{ env = "),
             (&["tracing", "headers", "x-a"][..], "{ env = "),
+            (&["tracing", "headers", "env"][..], "{ env = "),
+            (&["log", "file"][..], "MESSINA__LOG__FILE "),
+            (
+                &["pipelines", "p", "sink", "set", "token"][..],
+                "MESSINA__PIPELINES__P__SINK__SET__TOKEN ",
+            ),
         ] {
-            let help = remedy(path, false);
+            let help = remedy(path, false, false);
             assert!(help.contains(says), "{help}");
+        }
+        let marker = remedy(&["pipelines", "p", "steps", "bind", "token"], true, false);
+        assert!(marker.starts_with("write the value itself: "), "{marker}");
+    }
+
+    #[test]
+    fn within_a_reference_or_a_variable_the_remedy_is_the_text_itself() {
+        for path in [
+            &["scylla", "password", "env"][..],
+            &["scylla", "password", "file"][..],
+            &["tracing", "headers", "x-a", "env"][..],
+            &["kafka", "properties", "sasl.username", "env"][..],
+        ] {
+            for variable in [false, true] {
+                assert_eq!(remedy(path, false, variable), "write the name itself, without ${}");
+            }
+        }
+        for path in [&["kafka", "brokers"][..], &["scylla", "password"][..]] {
+            assert_eq!(remedy(path, false, true), "write the value itself");
         }
     }
 }
