@@ -66,12 +66,29 @@ pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> 
 fn user(line: &str) -> Option<Range<usize>> {
     let end = line.rfind('@')?;
     let before = &line[..end];
-    let start = match before.split_once("://") {
-        Some((first, _)) if !first.contains('@') => first.len() + "://".len(),
-        _ => before.find(['"', '\'']).map_or(0, |quote| quote + 1),
+    if let Some((first, _)) = before.split_once("://")
+        && !first.contains('@')
+    {
+        return Some(first.len() + "://".len()..end);
+    }
+    // Without a scheme, a name and a colon tell it from other text.
+    let is_user = |start: &usize| {
+        let special = |c: char| c.is_whitespace() || matches!(c, ':' | '=' | '(' | '?');
+        let next = before[*start..].find(special);
+        next.is_some_and(|next| before[start + next..].starts_with(':'))
     };
-    // Without a scheme it is the colon that tells it from a mail address.
-    (before.contains("://") || before[start..].contains(':')).then_some(start..end)
+    let value = before.split_once('=').filter(|(key, _)| is_key(key));
+    let value = value.map_or(before, |(_, value)| value);
+    let value = value.trim_start_matches([' ', '\t', '[', '"', '\'']);
+    let quoted = before.match_indices(['"', '\'']).map(|(quote, _)| quote + 1);
+    std::iter::once(end - value.len())
+        .chain(quoted)
+        .find(is_user)
+        .map(|start| start..end)
+}
+
+fn is_key(text: &str) -> bool {
+    key_before(text) == text.trim().trim_matches(['"', '\''])
 }
 
 /// The key at the end of `text`, without surrounding quotes. For `headers."x-api-key"`, all of it.
@@ -118,8 +135,7 @@ fn is_end(rest: &str, quote: char, alone: bool) -> bool {
         // In a table another key follows, maybe on the next line.
         Some(',') => {
             let next = rest[1..].trim();
-            let is_key = |(key, _): (&str, &str)| key_before(key) == key.trim().trim_matches(['"', '\'']);
-            !alone && (next.is_empty() || next.split_once('=').is_some_and(is_key))
+            !alone && (next.is_empty() || next.split_once('=').is_some_and(|(key, _)| is_key(key)))
         }
         Some(_) => false,
     };
@@ -267,6 +283,10 @@ mod tests {
             "brokers = \"SASL_SSL://me:hunter2 x@a:9092;b\"",
             "brokers = \"me:hunter2@a:9092;b\"",
             "brokers = \"me:hunter2@a:9092,SSL://b\"",
+            "  \"me:hun=t'ter2@a:9092\",",
+            "kafka = { brokers = \"me:hunter2@a:9092\" }",
+            "MESSINA__KAFKA__BROKERS=me:hun'ter2@a:9092",
+            "MESSINA__KAFKA__BROKERS=me:a='hun'ter2@a:9092",
             r#"a = { "sasl.password" = "ab","hunter2" }"#,
         ] {
             assert!(!shown(line, false).contains("unt"), "{line}");
@@ -288,6 +308,8 @@ mod tests {
             "write = \"SET token = :token\"",
             "brokers = \"kafka-1:9092\"",
             "filter = \"event.email == 'a@b.c'\"",
+            "key = \"has(event.a) ? event.a : event.mail.split('@')[0]\"",
+            "lookup = \"SELECT a FROM t WHERE k = :k\" # ask: me@host",
         ] {
             assert_eq!(shown(text, false), text);
         }

@@ -44,15 +44,17 @@ fn wrong(address: &str, schemes: &[&str]) -> Option<&'static str> {
     if address.contains('@') {
         return Some("an address has no user: username and password have keys of their own");
     }
-    // librdkafka ignores a path.
-    let address = address.split('/').next().unwrap_or_default();
+    // librdkafka ignores a path, and blanks before a port; the database's driver takes the whole for a name.
+    let tolerant = !schemes.is_empty();
+    let address = address.split('/').next().filter(|_| tolerant).unwrap_or(address);
     if address.contains(';') {
         return Some("addresses are separated by commas");
     }
     let (host, port) = address.rsplit_once(':')?;
     // With more colons it is an IPv6 address, which needs brackets before a port.
     let has_port = !host.contains(':') || host.ends_with(']');
-    let is_port = port.trim().parse::<u16>().is_ok_and(|port| port > 0);
+    let port = if tolerant { port.trim() } else { port };
+    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
     (has_port && !is_port).then_some("a port is a number from 1 to 65535")
 }
 
@@ -95,6 +97,8 @@ mod tests {
         ] {
             assert!(wrong(address, &SCHEMES).is_some(), "{address}");
         }
-        assert!(wrong("SSL://scylla:9042", &[]).is_some());
+        for address in ["SSL://scylla:9042", "scylla:9042/", "scylla: 9042"] {
+            assert!(wrong(address, &[]).is_some(), "{address}");
+        }
     }
 }

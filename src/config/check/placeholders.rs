@@ -48,7 +48,11 @@ fn has_placeholder(text: &str) -> bool {
 /// `variable` says that the value comes from an environment variable.
 fn remedy(path: &[&str], listed: bool, variable: bool) -> String {
     if is_part_of_reference(path) {
-        return "write the name itself, without ${}".to_owned();
+        let own = match path.last() {
+            Some(&"file") => "write the path itself: nothing replaces a placeholder in it",
+            _ => "write the name itself, without ${}",
+        };
+        return own.to_owned();
     }
     if variable {
         return "write the value itself".to_owned();
@@ -137,7 +141,9 @@ mod tests {
             &["kafka", "properties", "sasl.username", "env"][..],
         ] {
             for variable in [false, true] {
-                assert_eq!(remedy(path, false, variable), "write the name itself, without ${}");
+                let what = if path.ends_with(&["file"]) { "path" } else { "name" };
+                let told = remedy(path, false, variable);
+                assert!(told.starts_with(&format!("write the {what} itself")), "{told}");
             }
         }
         for path in [&["kafka", "brokers"][..], &["scylla", "password"][..]] {
