@@ -124,15 +124,9 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
 
 /// Reads a file of cases, and returns its text, too. An update replaces an expectation that cannot be read.
 fn read(path: &Path, update: bool) -> Result<(String, CaseFile), Ended> {
-    let parsed = |text: &str| {
-        if update {
-            file::parse_for_update(text)
-        } else {
-            file::parse(text)
-        }
-    };
+    let parse = if update { file::parse_for_update } else { file::parse };
     let read = std::fs::read_to_string(path).map_err(|e| e.to_string());
-    read.and_then(|text| parsed(&text).map(|file| (text, file)))
+    read.and_then(|text| parse(&text).map(|file| (text, file)))
         .map_err(|error| Ended::file(Exit::Config, format!("{}: {error}", path.display())))
 }
 
@@ -264,14 +258,19 @@ expect = '''{"outcome": "done"}'''
 record.raw = "y"
 "#;
 
+    /// The verdict of a case that expected something else.
+    fn failed(file: &CaseFile, number: usize, effects: &str) -> Verdict {
+        let mut verdict = Verdict::new(number, &file.cases[number], "p", Duration::ZERO);
+        verdict.failures.push("outcome".to_owned());
+        verdict.effects = serde_json::from_str(effects).unwrap();
+        verdict
+    }
+
     #[test]
     fn what_has_not_ended_is_not_written() {
         let cases = file::parse(TWINS).unwrap();
-        let mut verdict = Verdict::new(0, &cases.cases[0], "p", Duration::ZERO);
-        verdict.failures.push("outcome".to_owned());
-        verdict.effects =
-            serde_json::from_str(r#"{"outcome": "no outcome within 10 s: it is still being retried"}"#).unwrap();
-        let mut verdicts = [verdict];
+        let effects = r#"{"outcome": "no outcome within 10 s: it is still being retried"}"#;
+        let mut verdicts = [failed(&cases, 0, effects)];
         assert!(updates(&cases, &mut verdicts).unwrap().is_empty());
         assert_eq!(verdicts[0].failures.len(), 2, "it fails still, and says why");
     }
@@ -279,9 +278,7 @@ record.raw = "y"
     #[test]
     fn a_case_has_passed_once_its_result_is_written() {
         let cases = file::parse(TWINS).unwrap();
-        let mut verdict = Verdict::new(0, &cases.cases[0], "p", Duration::ZERO);
-        verdict.failures.push("outcome".to_owned());
-        verdict.effects = serde_json::from_str(r#"{"outcome": "skipped"}"#).unwrap();
+        let verdict = failed(&cases, 0, r#"{"outcome": "skipped"}"#);
         let mut report = Report::default();
         report.verdicts.push(verdict);
         let scratch = crate::demo::cluster::Scratch::new().unwrap();
@@ -306,9 +303,7 @@ record.raw = "y"
     #[test]
     fn of_two_cases_of_one_name_each_is_written_its_own() {
         let cases = file::parse(TWINS).unwrap();
-        let mut second = Verdict::new(1, &cases.cases[1], "p", Duration::ZERO);
-        second.failures.push("outcome".to_owned());
-        second.effects = serde_json::from_str(r#"{"outcome": "skipped"}"#).unwrap();
+        let second = failed(&cases, 1, r#"{"outcome": "skipped"}"#);
         let first = Verdict::new(0, &cases.cases[0], "p", Duration::ZERO);
         let mut verdicts = [first, second];
         let new = file::updated(TWINS, updates(&cases, &mut verdicts).unwrap()).unwrap();

@@ -173,7 +173,7 @@ fn collect<'a>(section: &Section<'a>, table: &'a Table, prefix: &str, out: &mut 
                 } else {
                     key.span
                 };
-                if refused(&name, "").is_some_and(|refused| refused.unknown) {
+                if taken_as(&name, "").is_err_and(|refused| refused.unknown) {
                     section.cx.hide(node);
                 }
                 let value = value(&name, field);
@@ -218,10 +218,10 @@ pub(super) struct Refused {
     pub(super) why: String,
 }
 
-/// Sets a property on a configuration from which no client is created. `None` if librdkafka accepts it.
-pub(super) fn refused(name: &str, value: &str) -> Option<Refused> {
-    let error = ClientConfig::new().set(name, value).create_native_config().err()?;
-    Some(match error {
+/// Sets a property on a configuration from which no client is created, and returns what librdkafka then has as its value: nothing, if it does not tell.
+pub(super) fn taken_as(name: &str, value: &str) -> Result<String, Refused> {
+    let set = ClientConfig::new().set(name, value).create_native_config();
+    let native = set.map_err(|error| match error {
         KafkaError::ClientConfig(kind, why, ..) => Refused {
             unknown: kind == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN,
             why,
@@ -231,13 +231,8 @@ pub(super) fn refused(name: &str, value: &str) -> Option<Refused> {
             unknown: false,
             why: "it contains a zero byte".to_owned(),
         },
-    })
-}
-
-/// What librdkafka has as a property's value after it was set. `None` if it refuses it.
-pub(super) fn taken_as(name: &str, value: &str) -> Option<String> {
-    let native = ClientConfig::new().set(name, value).create_native_config().ok()?;
-    native.get(name).ok()
+    })?;
+    Ok(native.get(name).unwrap_or_default())
 }
 
 /// Properties that may have a fraction.
@@ -247,17 +242,16 @@ fn hexadecimal(text: &str) -> Option<i64> {
     i64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
-/// The number that librdkafka reads in a value that says something else. It stops at what cannot belong to a number, so `5m` is 5; it takes `010` for octal,
-/// and a number that is too large loses its upper bits.
-pub(super) fn misread(name: &str, value: &str) -> Option<String> {
+/// Whether a value says a number, and librdkafka has `read` another. It stops at what cannot belong to a number, so `5m` is 5; it takes `010` for octal, and a
+/// number that is too large loses its upper bits.
+pub(super) fn is_misread(name: &str, value: &str, read: &str) -> bool {
     let said = value.trim();
     // A word may stand for a number, such as `all` for -1.
     let is_number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
     if !is_number(said.trim_start_matches(['+', '-'])) {
-        return None;
+        return false;
     }
-    let read = taken_as(name, said)?;
-    let differs = match said.parse::<f64>() {
+    match said.parse::<f64>() {
         // Where a fraction is allowed it comes back with six digits, which may be those of a whole number.
         Ok(number) if FRACTIONS.contains(&name) => read
             .parse::<f64>()
@@ -265,6 +259,5 @@ pub(super) fn misread(name: &str, value: &str) -> Option<String> {
         Ok(number) => read.parse::<i64>().is_ok_and(|read| read as f64 != number),
         // Text comes back as it was given, and is no number then either. It reads hexadecimal digits as such.
         Err(_) => read.parse::<f64>().is_ok() && hexadecimal(said).is_none_or(|number| read.parse() != Ok(number)),
-    };
-    differs.then_some(read)
+    }
 }

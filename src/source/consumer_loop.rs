@@ -11,7 +11,6 @@
 mod adapt;
 mod beside;
 mod commit;
-mod counted;
 mod ended;
 mod ends;
 mod gather;
@@ -25,6 +24,7 @@ mod rebuild;
 mod refused;
 mod report;
 mod transaction;
+mod uncommitted;
 mod watchdogs;
 mod withdraw;
 mod workers;
@@ -42,12 +42,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use self::adapt::{Gauges, Hearing, Seen};
-use self::counted::Counted;
 use self::ends::Ends;
 use self::gather::Gathering;
 use self::rebuild::Kept;
 pub use self::rebuild::run_and_rebuild;
 use self::refused::Refused;
+use self::uncommitted::Uncommitted;
 use self::watchdogs::Watchdogs;
 use super::assignment::{Assignment, Partition, Ticket};
 use super::bounds::Bounds;
@@ -301,7 +301,9 @@ struct Loop {
     seen: Option<Seen>,
     gauges: Gauges,
     refused: Refused,
-    counted: Counted,
+    /// The dead letters that `stop_above` has counted. Their records end in the same way when they run again. Counted each time, a few of them would stop
+    /// intake while something else holds up the commit, such as an output topic that may not be written to.
+    counted: Uncommitted<()>,
     stopped_by_limit: bool,
     /// So many finished records wait behind an unfinished one that the ledger has to be bounded.
     ledger_full: bool,
@@ -470,7 +472,7 @@ impl Loop {
             seen: None,
             gauges,
             refused,
-            counted: Counted::default(),
+            counted: Uncommitted::default(),
             stopped_by_limit,
             ledger_full: false,
             waiting_bytes: 0,

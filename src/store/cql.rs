@@ -286,17 +286,22 @@ impl<'t> Scanned<'t> {
         })
     }
 
-    /// Whether this column occurs after WHERE, followed by a token for which `by` holds.
-    fn compares(&self, column: &str, by: impl Fn(usize) -> bool) -> bool {
+    /// Whether such a column occurs after WHERE, followed by a token for which `by` holds.
+    fn compares(&self, is_column: impl Fn(&str) -> bool, by: impl Fn(usize) -> bool) -> bool {
         let Some(start) = self.find_word("where") else {
             return false;
         };
-        (start + 1..self.tokens.len()).any(|i| self.name(i).as_deref() == Some(column) && by(i + 1))
+        (start + 1..self.tokens.len()).any(|i| self.name(i).as_deref().is_some_and(&is_column) && by(i + 1))
+    }
+
+    /// Whether such a column is compared by `=` or `IN` after WHERE.
+    pub fn binds(&self, is_column: impl Fn(&str) -> bool) -> bool {
+        self.compares(is_column, |i| self.is_symbol(i, '=') || self.is_word(i, "in"))
     }
 
     /// Whether this column is compared by `=` after WHERE.
     pub fn equals(&self, column: &str) -> bool {
-        self.compares(column, |i| self.is_symbol(i, '='))
+        self.compares(|name| name == column, |i| self.is_symbol(i, '='))
     }
 
     /// Whether rows of several partitions have to be sorted: there is an `ORDER BY`, and one of these columns is compared by `IN`, except `IN (x)`.
@@ -304,7 +309,10 @@ impl<'t> Scanned<'t> {
         let one = |i: usize| self.is_symbol(i + 1, '(') && self.is_symbol(i + 3, ')');
         let several = |i: usize| self.is_word(i, "in") && !one(i);
         let ordered = self.find_word("order").is_some_and(|i| self.is_word(i + 1, "by"));
-        ordered && partition_key.into_iter().any(|column| self.compares(column, several))
+        ordered
+            && partition_key
+                .into_iter()
+                .any(|column| self.compares(|name| name == column, several))
     }
 
     /// Whether there is a `LIMIT` of at most this many rows, or a bound one.
@@ -535,8 +543,7 @@ pub fn key_markers(cql: &str, key: &[String], markers: &[Marker]) -> Box<[usize]
 /// Whether each of these columns is compared by `=` or `IN` after WHERE.
 pub fn compares_all<'c>(cql: &str, columns: impl IntoIterator<Item = &'c str>) -> bool {
     let scanned = scan(cql);
-    let by = |i| scanned.is_symbol(i, '=') || scanned.is_word(i, "in");
-    columns.into_iter().all(|column| scanned.compares(column, by))
+    columns.into_iter().all(|column| scanned.binds(|name| name == column))
 }
 
 /// Recognises `a = a + x`, `a = x + a`, `a = a - x`, `a += x` and `a -= x` at the equals sign, unless x is a set or a map, or is removed from a list:

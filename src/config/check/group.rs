@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::super::kafka::{misread, taken_as};
+use super::super::kafka::{is_misread, taken_as};
 use super::super::{Config, GroupProtocol, Pipeline, Property, PropertyValue, Span, codes};
 use super::Report;
 use crate::config::Diagnostic;
@@ -112,11 +112,9 @@ fn setting(config: &Config, pipeline: &Pipeline, name: &str, default: Duration) 
             value: PropertyValue::Plain(value),
         }) => {
             // What librdkafka refuses, or reads as another number, is reported where it is set.
-            let read = match misread(name, value) {
-                Some(_) => None,
-                None => taken_as(name, value),
-            };
-            let ms = read.and_then(|read| read.parse().ok());
+            let read = taken_as(name, value).ok();
+            let ms = read.filter(|read| !is_misread(name, value, read));
+            let ms = ms.and_then(|ms| ms.parse().ok());
             (ms.map_or(default, Duration::from_millis), name.span)
         }
         Some(property) => (default, property.name.span),

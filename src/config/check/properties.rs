@@ -2,7 +2,7 @@
 //!
 //! Names: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
 
-use super::super::kafka::{Refused, misread, refused};
+use super::super::kafka::{Refused, is_misread, taken_as};
 use super::super::{Config, Diagnostic, Property, PropertyValue, Span, Spanned, codes, real_name};
 use super::Report;
 use super::group::{producer_properties, properties};
@@ -199,18 +199,20 @@ fn taken(property: &Property, report: &mut Report<'_>) {
         PropertyValue::Plain(value) => (value.as_str(), false),
         PropertyValue::Secret(_) => ("", true),
     };
-    let message = match refused(name, value) {
-        None => {
-            another_number(property, value, report);
+    let message = match taken_as(name, value) {
+        Ok(read) => {
+            if is_misread(name, value, &read) {
+                another_number(property, value, &read, report);
+            }
             return;
         }
-        Some(Refused { unknown: true, .. }) => format!("librdkafka knows no property `{name}`"),
+        Err(Refused { unknown: true, .. }) => format!("librdkafka knows no property `{name}`"),
         // A secret is checked with an empty value, so a complaint about the value means nothing.
-        Some(Refused { why, .. }) if secret && !why.contains("not supported") => return,
-        Some(Refused { why, .. }) => format!("librdkafka does not take `{name}`: {why}"),
+        Err(Refused { why, .. }) if secret && !why.contains("not supported") => return,
+        Err(Refused { why, .. }) => format!("librdkafka does not take `{name}`: {why}"),
     };
     let dotted = name.replace('_', ".");
-    let label = if dotted != name && refused(&dotted, value).is_none() {
+    let label = if dotted != name && taken_as(&dotted, value).is_ok() {
         format!("did you mean `{dotted}`?")
     } else {
         String::new()
@@ -223,9 +225,8 @@ fn taken(property: &Property, report: &mut Report<'_>) {
 }
 
 /// Reports a value that librdkafka takes, but reads as another number.
-fn another_number(property: &Property, value: &str, report: &mut Report<'_>) {
+fn another_number(property: &Property, value: &str, read: &str, report: &mut Report<'_>) {
     let Spanned { value: name, span } = &property.name;
-    let Some(read) = misread(name, value) else { return };
     let help = if name.ends_with(".ms") {
         "write milliseconds as a whole number without a unit: five minutes are 300000"
     } else if name.ends_with("bytes") {

@@ -286,7 +286,7 @@ impl Loop {
         partition.is_none_or(|partition| {
             let input = (partition, event.origin.offset);
             self.counted
-                .insert(input, |partition| self.held.contains_key(&partition))
+                .insert(input, (), |partition| self.held.contains_key(&partition))
         })
     }
 }

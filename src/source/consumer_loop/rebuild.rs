@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::counted::Counted;
 use super::refused::Refused;
+use super::uncommitted::Uncommitted;
 use super::{End, Parts, run};
 use crate::pipeline::failure::Failure;
 use crate::pipeline::runner::Runtime;
@@ -69,7 +69,7 @@ impl Patience {
 pub(super) struct Kept {
     pub(super) refused: Refused,
     pub(super) limits: Option<Limits>,
-    pub(super) counted: Counted,
+    pub(super) counted: Uncommitted<()>,
     pub(super) fenced: Option<Instant>,
     /// Records that run again.
     pub(super) left: usize,

@@ -2,22 +2,15 @@
 //!
 //! Brokers refuse a batch as a whole. The other records of the batch run again, and would meet such an output in their next batch too, for ever. So
 //! it is remembered, also by the next consumer: when its record runs again, that becomes a dead letter, and none of its output is published.
-//!
-//! Invariants: what is committed is forgotten; so are records of a log that went back or of a partition that was given back; and if there are many,
-//! those of an earlier consumer in partitions that this one does not hold.
 
-use std::collections::HashMap;
-
+use super::uncommitted::Uncommitted;
 use crate::pipeline::failure::Failure;
 use crate::source::assignment::Partition;
-
-/// From this many on, records of partitions that are not held are forgotten.
-const MANY: usize = 1000;
 
 /// See the module's page.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
-    by_input: HashMap<(Partition, i64), Failure>,
+    by_input: Uncommitted<Failure>,
     /// A new one was added since this was last asked.
     learned: bool,
 }
@@ -25,10 +18,7 @@ pub(super) struct Refused {
 impl Refused {
     /// Remembers why the output of the record at this offset is refused; `held` says which partitions are held.
     pub(super) fn insert(&mut self, input: (Partition, i64), failure: Failure, held: impl Fn(Partition) -> bool) {
-        if self.by_input.len() >= MANY {
-            self.by_input.retain(|(partition, _), _| held(*partition));
-        }
-        self.learned |= self.by_input.insert(input, failure).is_none();
+        self.learned |= self.by_input.insert(input, failure, held);
     }
 
     /// Whether a new one was added since the last call.
@@ -38,23 +28,23 @@ impl Refused {
 
     /// Why the brokers would refuse the output of the record at this offset, if they did before.
     pub(super) fn get(&self, input: (Partition, i64)) -> Option<&Failure> {
-        self.by_input.get(&input)
+        self.by_input.get(input)
     }
 
-    /// Forgets records before `offset`, which do not run again.
+    /// See [`Uncommitted::committed`].
     pub(super) fn committed(&mut self, partition: Partition, offset: i64) {
-        self.by_input.retain(|(of, at), _| *of != partition || *at >= offset);
+        self.by_input.committed(partition, offset);
     }
 
-    /// Forgets the records of these partitions. Their logs went back, or may do so before the partitions return, and other records then have these
-    /// offsets.
+    /// See [`Uncommitted::forget`].
     pub(super) fn forget(&mut self, partitions: &[Partition]) {
-        self.by_input.retain(|(of, _), _| !partitions.contains(of));
+        self.by_input.forget(partitions);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::uncommitted::MANY;
     use super::*;
 
     const HELD: Partition = Partition { topic: 0, index: 0 };

@@ -49,13 +49,7 @@ impl Select {
         let Some(key) = table.key().next() else {
             return Ok(());
         };
-        let s = scan(&self.text);
-        let start = s.find_word("where").unwrap_or(s.tokens.len());
-        let binds = |i: usize| {
-            let is_key = s.name(i).is_some_and(|name| name.eq_ignore_ascii_case(key));
-            is_key && (s.is_symbol(i + 1, '=') || s.is_word(i + 1, "in"))
-        };
-        match (start..s.tokens.len()).any(binds) {
+        match scan(&self.text).binds(|name| name.eq_ignore_ascii_case(key)) {
             true => Ok(()),
             false => Err(format!(
                 "it reads {} without the first column of its primary key ({key}), so the whole table may be read for every record: bind that column, or \

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::avro::uuid;
 use crate::store::cql::{Scanned, TokenKind, Ttl, kept, scan};
 
 /// A look-up.
@@ -317,17 +318,9 @@ fn is_value(s: &Scanned<'_>, range: &Range<usize>) -> bool {
         // `1e-5` and a UUID are several tokens.
         _ => {
             let text = text_of(s, range);
-            text.parse::<f64>().is_ok() || is_uuid(text)
+            text.parse::<f64>().is_ok() || text.len() == 36 && uuid::parse(text.as_bytes()).is_some()
         }
     }
-}
-
-fn is_uuid(text: &str) -> bool {
-    let fits = |(i, b): (usize, u8)| match i {
-        8 | 13 | 18 | 23 => b == b'-',
-        _ => b.is_ascii_hexdigit(),
-    };
-    text.len() == 36 && text.bytes().enumerate().all(fits)
 }
 
 /// Refuses a result that is neither a column nor an aggregate of one: SQLite has functions and operators that CQL has not.
